@@ -1,0 +1,10 @@
+"""PyTorch Lightning callbacks that show how a network learns, not only how low its loss is."""
+
+from lightning_dynamics.cka import CKACallback, CKAResult
+from lightning_dynamics.core.callback import AnalysisCallback
+from lightning_dynamics.core.lightning import ConfigurationError
+from lightning_dynamics.publishing import LocalReport
+
+__version__ = "0.1.0"
+
+__all__ = ["AnalysisCallback", "CKACallback", "CKAResult", "ConfigurationError", "LocalReport"]

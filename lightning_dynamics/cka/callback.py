@@ -1,0 +1,334 @@
+"""CKACallback: which layers of a network represent the examples alike, as it trains."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lightning_dynamics.cka import estimator
+from lightning_dynamics.cka.comparison import Sums, compare
+from lightning_dynamics.cka.estimator import Kernel
+from lightning_dynamics.cka.features import Reduction, features, reduction_named
+from lightning_dynamics.cka.panels import film, panels
+from lightning_dynamics.cka.reference import Reference, Representation
+from lightning_dynamics.cka.result import CKAResult
+from lightning_dynamics.cka.structure import block_score, find_blocks
+from lightning_dynamics.core.callback import AnalysisCallback, Data, Occasion, OnError
+from lightning_dynamics.core.checkpoints import at_checkpoint
+from lightning_dynamics.core.isolation import Mode, isolated
+from lightning_dynamics.core.layers import Layer, executed, select_layers, watching
+from lightning_dynamics.core.lightning import ConfigurationError
+from lightning_dynamics.core.objective import PredictFn, forward, function_named
+from lightning_dynamics.core.probe import Batch
+from lightning_dynamics.core.result import Result
+from lightning_dynamics.panels import Panels
+
+_FORMER_SELVES = {
+    "initialization": "initialization",
+    "initialisation": "initialization",
+    "previous": "previous event",
+}
+
+
+class CKACallback(AnalysisCallback):
+    r"""Map the similarity of all pairs of layers by centered kernel alignment, as the network trains.
+
+    Minibatch CKA with the unbiased HSIC₁ estimator: Nguyen, Raghu, Kornblith, "Do wide and deep networks learn
+    the same things?" (ICLR 2021), eq. 1-3; Song et al. 2012; Kornblith et al. 2019. Sums over minibatches first,
+    ratio last; features centred in float32 before the Gram matrix, sums in float64, negative values kept. A
+    ragged last minibatch of n examples counts with n(n - 3).
+
+    Logged keys (``cka`` becomes ``cka/{name}`` with a ``name``; ``-2`` is added for a second of the same name):
+
+    ==============================  =========  ==========================================================
+    ``cka/similarity``              picture    the map: input bottom left, scale 0-1, blocks outlined
+    ``cka/without_first_pc``        picture    the map after removing every layer's first component
+    ``cka/first_pc``                picture    share of variance of each layer's first component
+    ``cka/first_pc_cosine``         picture    \|cos\| between the layers' first components
+    ``cka/similarity_film``         film       the map over training, when training ends
+    ``cka/values``                  table      layer x, layer y, cka
+    ``cka/mean_off_diagonal``       scalar     mean of the map without its diagonal
+    ``cka/block_score``             scalar     share of the pairs of layers that lie in a block
+    ``cka/similarity_to/{ref}/…``   scalar     a layer's similarity to itself in a reference, mean per stage
+    ==============================  =========  ==========================================================
+
+    Cost of an event: one forward pass over the probe, 2 n² operations per feature and minibatch of n, and, with
+    ``components``, one n×n eigendecomposition per layer and minibatch. Memory: L n² numbers (twice that with
+    ``components``), whatever the width of the layers and the number of minibatches, and one copy of the model
+    while an event lasts. ``compare_to`` anything but ``"self"`` keeps L n² (or twice that) numbers per minibatch
+    on the CPU; for ``"initialization"`` and ``"previous"`` checkpoints grow by as much.
+
+    Args:
+        layers: which layers: globs, ``"re:…"`` regular expressions or class names; see
+            :func:`~lightning_dynamics.core.layers.select_layers`. A module called twice is two layers. With
+            patterns, a module that only hands on another's output (a container, dropout in eval mode) is left
+            out.
+        compare_to: ``"self"``; ``"initialization"`` or ``"previous"`` (event) for the change of representation;
+            the path of a Lightning checkpoint of the same class, or several; or any ``nn.Module``.
+        reference_layers: layers of an ``nn.Module`` given as ``compare_to``; by default ``layers``.
+        debiased: HSIC₁; else the biased estimate, which depends on the minibatch size.
+        kernel: ``"linear"`` or ``"rbf"``.
+        bandwidth: of the RBF kernel, as a multiple of the median distance in the minibatch.
+        reduction: ``"flatten"`` (the paper), ``"mean"`` over space or tokens, ``"cls"`` (first token), ``"last"``
+            (last token), or a function of the output, itself or as ``"package.module.function"``.
+        components: first principal components: their share, the map without them, their cosines.
+        data: ``"train"``, ``"val"``, a Dataset or a DataLoader.
+        num_examples: at most this many, chosen once by ``seed``.
+        batch_size: n, at least 4.
+        every_n_epochs: analyse after every n-th epoch; None for never.
+        every_n_train_steps: analyse after every n-th optimizer step; None for never.
+        at_start: analyse the untrained model (always done for ``"initialization"`` and ``"previous"``).
+        at_end: analyse when training ends, if the last event was earlier.
+        predict_fn: runs the layers on a batch, ``predict_fn(module, batch)``, itself or as a dotted name; by
+            default the module's ``forward``, or ``training_step`` if it has none.
+        mode: ``"eval"`` or ``"train"``.
+        seed: of the choice of examples.
+        name: tells several of these apart in the loggers.
+        on_error: ``"warn"`` or ``"raise"``.
+
+    Raises:
+        ConfigurationError: a pattern that matches nothing, minibatches under 4 examples, a checkpoint that is
+            missing or does not fit, a layer selection that never runs; before training starts.
+
+    Example::
+
+        trainer = Trainer(callbacks=[CKACallback(layers="*", every_n_epochs=1)])
+    """
+
+    group: ClassVar[str] = "cka"
+    result_type: ClassVar[type[Result]] = CKAResult
+
+    def __init__(
+        self,
+        layers: str | Sequence[str] = "*",
+        compare_to: str | Sequence[str] | nn.Module = "self",
+        reference_layers: str | Sequence[str] | None = None,
+        debiased: bool = True,
+        kernel: Kernel = "linear",
+        bandwidth: float = 1.0,
+        reduction: str | Reduction = "flatten",
+        components: bool = True,
+        data: Data = "train",
+        num_examples: int = 512,
+        batch_size: int = 128,
+        every_n_epochs: int | None = 1,
+        every_n_train_steps: int | None = None,
+        at_start: bool = False,
+        at_end: bool = True,
+        predict_fn: str | PredictFn | None = None,
+        mode: Mode = "eval",
+        seed: int = 0,
+        name: str | None = None,
+        on_error: OnError = "warn",
+    ) -> None:
+        """Store and check the arguments."""
+        former_self = isinstance(compare_to, str) and compare_to in _FORMER_SELVES
+        super().__init__(
+            data=data,
+            num_examples=num_examples,
+            batch_size=batch_size,
+            every_n_epochs=every_n_epochs,
+            every_n_train_steps=every_n_train_steps,
+            at_start=at_start or former_self,
+            at_end=at_end,
+            mode=mode,
+            seed=seed,
+            name=name,
+            on_error=on_error,
+            identity={
+                "layers": layers,
+                "compare_to": type(compare_to).__name__ if isinstance(compare_to, nn.Module) else compare_to,
+                "debiased": debiased,
+                "kernel": kernel,
+                "reduction": reduction if isinstance(reduction, str) else getattr(reduction, "__name__", "function"),
+            },
+        )
+        if kernel not in ("linear", "rbf"):
+            raise ConfigurationError(f"`kernel` must be 'linear' or 'rbf', got {kernel!r}")
+        if bandwidth <= 0:
+            raise ConfigurationError(f"`bandwidth` must be positive, got {bandwidth!r}")
+        for argument, value in (("batch_size", batch_size), ("num_examples", num_examples)):
+            if value < estimator.MIN_EXAMPLES:
+                raise ConfigurationError(
+                    f"`{argument}={value}` is too few: HSIC₁ needs minibatches of {estimator.MIN_EXAMPLES} or more"
+                )
+        self.layers = layers
+        self.reference_layers = reference_layers
+        self.debiased = debiased
+        self.kernel: Kernel = kernel
+        self.bandwidth = bandwidth
+        self.components = components
+        self._reduce = reduction_named(reduction)
+        self._run: Any = function_named(predict_fn, "predict_fn") or forward
+        self._former_self = _FORMER_SELVES[compare_to] if former_self else None  # type: ignore[index]
+        self._other = compare_to if isinstance(compare_to, nn.Module) else None
+        self._checkpoints: list[str] = []
+        if not former_self and self._other is None and compare_to != "self":
+            self._checkpoints = [compare_to] if isinstance(compare_to, str) else list(compare_to)  # type: ignore[arg-type]
+        for path in self._checkpoints:
+            if not Path(path).is_file():
+                raise ConfigurationError(
+                    f"`compare_to={path!r}` is no file; give 'self', 'initialization', 'previous', a checkpoint's path "
+                    "or an nn.Module"
+                )
+        if not self._checkpoints and isinstance(compare_to, list | tuple):
+            raise ConfigurationError("`compare_to` is an empty list: give at least one checkpoint")
+        self._order: list[Layer] = []
+        self._references: list[Reference] = []
+
+    # ---- before training -----------------------------------------------------------------------------------
+
+    def prepare(self, occasion: Occasion) -> None:
+        """Find the layers that run, and look at the references once."""
+        smallest = min(map(len, occasion.probe.batches))
+        if smallest < estimator.MIN_EXAMPLES:
+            raise ConfigurationError(
+                f"{len(occasion.probe)} examples in minibatches of `batch_size={self.batch_size}` leave a last one of "
+                f"{smallest}, and HSIC₁ needs {estimator.MIN_EXAMPLES}: change `num_examples` or `batch_size`"
+            )
+        self._order = self._layers_that_run(occasion.module, occasion, self.layers, "layers")
+        self._references = []
+        for path in self._checkpoints:
+            with at_checkpoint(occasion.module, path, argument="compare_to"):
+                self._references.append(self._look(occasion.module, self._order, occasion, Path(path).stem))
+        if self._other is not None:
+            device = next((p.device for p in occasion.module.parameters()), torch.device("cpu"))
+            home = next((p.device for p in self._other.parameters()), device)
+            with isolated(self._other, mode=self.mode, seed=self.seed):
+                try:
+                    other = self._other.to(device)
+                    patterns = self.reference_layers or self.layers
+                    order = self._layers_that_run(other, occasion, patterns, "reference_layers")
+                    self._references = [self._look(other, order, occasion, type(other).__name__)]
+                finally:
+                    self._other.to(home)
+
+    # ---- an event ------------------------------------------------------------------------------------------
+
+    def measure(self, occasion: Occasion) -> tuple[list[Sums], Reference]:
+        """One forward pass over this process's minibatches; sums for every reference, and what was seen."""
+        names = [str(layer) for layer in self._order]
+        references = self._references
+        if "reference" in self.memory:
+            references = [Reference(**self.memory["reference"])]
+        seen = Reference(self._former_self or "itself", names)
+        sums = [Sums.zero(len(names), len(reference.layers)) for reference in references or [seen]]
+        for batch in occasion.batches():
+            now = self._represent(occasion.module, self._order, batch)
+            if self._former_self is not None:
+                seen.add(batch.number, now)
+            if not references:
+                sums[0] += compare(now, now)
+            for total, reference in zip(sums, references, strict=False):
+                total += compare(now, reference.on(batch.number, now.rows.device))
+        return sums, seen
+
+    def combine(self, part: tuple[list[Sums], Reference], occasion: Occasion) -> CKAResult:
+        """Sums over processes, then ratios."""
+        own, seen = part
+        sums = [total.over(occasion.ranks) for total in own]
+        references = [Reference(**self.memory["reference"])] if "reference" in self.memory else self._references
+        references = references or [seen]
+        if self._former_self is not None and (self._former_self == "previous event" or not self.memory):
+            shared = seen.shared(occasion.probe, occasion.ranks, components=self.components)
+            self.memory["reference"] = shared.to_state()
+        labels = [reference.label for reference in references]
+        matrices = dict(zip(labels, (total.similarity() for total in sums), strict=True))
+        matrix = torch.stack(list(matrices.values())).mean(0)
+        without = torch.stack([total.similarity_without_first() for total in sums]).mean(0)
+        with_itself = labels == ["itself"]
+        blocks = find_blocks(matrix) if with_itself else []
+        return CKAResult(
+            epoch=occasion.moment.epoch,
+            step=occasion.moment.step,
+            num_examples=len(occasion.probe),
+            matrix=matrix,
+            layers_x=seen.layers,
+            layers_y=references[0].layers,
+            compared_to=", ".join(labels),
+            matrices=matrices,
+            first_pc_variance=sums[0].first_share(),
+            matrix_without_first_pc=without,
+            first_pc_cosine=torch.stack([total.first_cosine() for total in sums]).mean(0),
+            blocks=[list(block) for block in blocks],
+            block_score=block_score(blocks, len(matrix)) if with_itself else float("nan"),
+            block_score_without_first_pc=(
+                block_score(find_blocks(without), len(matrix)) if with_itself and self.components else float("nan")
+            ),
+            data=occasion.probe.name,
+            estimator=f"{'unbiased' if self.debiased else 'biased'} {self.kernel} minibatch CKA, n = {self.batch_size}",
+        )
+
+    def panels(self, result: Result) -> Panels:
+        """See :mod:`lightning_dynamics.cka.panels`."""
+        assert isinstance(result, CKAResult)
+        return panels(result, self.label)
+
+    def film(self, results: list[Any]) -> Panels:
+        """The map over training."""
+        return film(results, self.label)
+
+    # ---- layers --------------------------------------------------------------------------------------------
+
+    def _layers_that_run(
+        self, module: nn.Module, occasion: Occasion, patterns: str | Sequence[str], argument: str
+    ) -> list[Layer]:
+        """The selected layers that a forward pass runs, in order; says once which were left out."""
+        selected = select_layers(module, patterns, argument=argument)
+        batch = occasion.probe.batch(0)
+        wanted = {patterns} if isinstance(patterns, str) else set(patterns)
+        order, never_run, refused = executed(
+            selected,
+            run=lambda: self._run(module, batch.data),
+            usable=lambda layer, output: features(layer, output, len(batch)) is not None,
+            keep=wanted,
+        )
+        if not order:
+            raise ConfigurationError(
+                f"`{argument}={patterns!r}`: none of these layers runs in a forward pass of {type(module).__name__} "
+                "and puts out one row of floating-point numbers per example; choose others, or pass `predict_fn`"
+            )
+        reasons = [(never_run, "never run in a forward pass"), (refused, "no row of numbers per example")]
+        told = "; ".join(f"{', '.join(names)} ({reason})" for names, reason in reasons if names)
+        if told and occasion.ranks.rank == 0:
+            warnings.warn(f"{type(self).__name__}: layers left out of the map: {told}", stacklevel=2)
+        return order
+
+    def _represent(self, module: nn.Module, order: list[Layer], batch: Batch) -> Representation:
+        """Run the module once; every layer's activation becomes a Gram matrix at once and is dropped."""
+        places = {layer: place for place, layer in enumerate(order)}
+        n = len(batch)
+        grams: Tensor | None = None
+        scratch: Tensor | None = None
+
+        def see(layer: Layer, output: Any) -> None:
+            nonlocal grams, scratch
+            tensor = features(selected[layer.name], output, n) if layer in places else None
+            if tensor is None:
+                return
+            if grams is None or scratch is None:
+                dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+                # A layer that does not run this time stays zero: it does not vary, so its row will be NaN.
+                grams = torch.zeros(len(order), n, n, dtype=dtype, device=tensor.device)
+                scratch = estimator.scratch_for(n, dtype, tensor.device)
+            x = self._reduce(tensor)
+            estimator.gram(x, kernel=self.kernel, bandwidth=self.bandwidth, out=grams[places[layer]], scratch=scratch)
+
+        selected = select_layers(module, [layer.name for layer in order])
+        with watching(selected, see):
+            self._run(module, batch.data)
+        if grams is None:
+            raise RuntimeError("none of the layers ran in this forward pass, though they did before training")
+        return Representation.of(grams, debiased=self.debiased, components=self.components)
+
+    def _look(self, module: nn.Module, order: list[Layer], occasion: Occasion, label: str) -> Reference:
+        """A reference: the module as it is now, on this process's minibatches."""
+        reference = Reference(label, [str(layer) for layer in order])
+        for batch in occasion.batches():
+            reference.add(batch.number, self._represent(module, order, batch))
+        return reference

@@ -1,0 +1,51 @@
+"""From a layer's output to one feature vector per example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_dynamics.core.objective import first_tensor, function_named
+
+Reduction = Callable[[Tensor], Tensor]
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.mean(1) if x.ndim == 3 else x.flatten(2).mean(2) if x.ndim > 3 else x
+
+
+REDUCTIONS: dict[str, Reduction] = {
+    "flatten": lambda x: x,
+    "mean": _mean,
+    "cls": lambda x: x[:, 0] if x.ndim == 3 else x,
+    "last": lambda x: x[:, -1] if x.ndim == 3 else x,
+}
+"""Named reductions. Three axes are read as (examples, tokens, features), more as (examples, channels, space)."""
+
+
+def reduction_named(reduction: str | Reduction) -> Reduction:
+    """A reduction by name, as a function, or as ``"package.module.function"``.
+
+    Raises:
+        ConfigurationError: no such reduction.
+    """
+    if isinstance(reduction, str) and reduction in REDUCTIONS:
+        return REDUCTIONS[reduction]
+    function = function_named(reduction, "reduction")
+    assert function is not None
+    return function
+
+
+def features(module: nn.Module, output: Any, n: int) -> Tensor | None:
+    """The tensor that a layer put out, one row per example, or None if it has no such tensor.
+
+    A module with ``batch_first=False`` (attention, recurrent layers) puts examples on the second axis.
+    """
+    tensor = first_tensor(output)
+    if tensor is None or not (tensor.is_floating_point() or tensor.is_complex()):
+        return None
+    if tensor.ndim == 3 and getattr(module, "batch_first", True) is False and tensor.shape[1] == n:
+        return tensor.transpose(0, 1)
+    return tensor if tensor.ndim > 0 and tensor.shape[0] == n else None

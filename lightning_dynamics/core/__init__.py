@@ -1,0 +1,1 @@
+"""The ground every analysis stands on. Knows no analysis."""

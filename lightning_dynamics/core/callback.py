@@ -1,0 +1,388 @@
+"""The callback every analysis derives from: hooks -> schedule -> analyse -> publish."""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
+
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_dynamics.core.distributed import Ranks, require_whole_model
+from lightning_dynamics.core.isolation import Mode, isolated
+from lightning_dynamics.core.lightning import Callback, ConfigurationError, steps_taken
+from lightning_dynamics.core.probe import Batch, Probe, forget_probes, probe_for
+from lightning_dynamics.core.progress import progress
+from lightning_dynamics.core.result import Result
+from lightning_dynamics.core.schedule import Due, Moment, Schedule
+from lightning_dynamics.panels import Panels
+from lightning_dynamics.publishing import Event, publish
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+OnError = Literal["warn", "raise"]
+Data = str | Dataset[Any] | DataLoader[Any]
+
+_MAX_RESULTS = 64
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """One run of an analysis: on which module, on what, by whom, when.
+
+    Args:
+        module: bare, isolated from training.
+        probe: the examples.
+        ranks: the processes.
+        moment: of training.
+        description: for the progress bar; None shows none.
+    """
+
+    module: nn.Module
+    probe: Probe
+    ranks: Ranks
+    moment: Moment
+    description: str | None = None
+
+    def batches(self) -> Iterator[Batch]:
+        """This process's share of the probe, with a progress bar if it takes long."""
+        numbers = self.ranks.share(range(len(self.probe.batches)))
+        return progress(self.probe.share(self.ranks), total=len(numbers), description=self.description)
+
+
+class AnalysisCallback(Callback, ABC):
+    """Base of every analysis. A subclass says what is measured and how it is shown, and nothing else.
+
+    It implements :meth:`prepare`, :meth:`measure`, :meth:`combine`, :meth:`panels` and :meth:`film`; hooks,
+    schedule, isolation, processes, errors, loggers and checkpoints are settled here, and none of the methods
+    here is overridden. What an analysis must remember between events goes into ``self.memory``.
+
+    Args:
+        data: ``"train"``, ``"val"``, a Dataset or a DataLoader: where the examples come from.
+        num_examples: at most this many, chosen once by ``seed``.
+        batch_size: examples per forward pass.
+        every_n_epochs: analyse after every n-th training epoch; None for never.
+        every_n_train_steps: analyse after every n-th optimizer step; None for never.
+        at_start: analyse the model before its first step.
+        at_end: analyse when training ends, if the last event was earlier.
+        mode: ``"eval"`` or ``"train"``: the flag every submodule has during the analysis.
+        seed: of the choice of examples, of frozen augmentation, and of whatever is random in the analysis.
+        name: tells callbacks of one class apart in the loggers: ``"cka/{name}/…"``.
+        on_error: ``"warn"``: a failing analysis warns once, with the traceback, and training goes on;
+            ``"raise"``: it ends training, in all processes.
+        identity: arguments of the subclass that tell two callbacks apart in a checkpoint.
+
+    Raises:
+        ConfigurationError: on values that cannot work; also at ``setup`` and ``on_train_start``, for what can be
+            known only then, whatever ``on_error`` says.
+    """
+
+    group: ClassVar[str]
+    """The analysis's name, in log keys and file names."""
+
+    result_type: ClassVar[type[Result]]
+    """Class of its results."""
+
+    memory: dict[str, Any]
+    """What the analysis remembers between events: tensors and plain values; goes into checkpoints."""
+
+    def __init__(
+        self,
+        *,
+        data: Data,
+        num_examples: int,
+        batch_size: int,
+        every_n_epochs: int | None,
+        every_n_train_steps: int | None,
+        at_start: bool,
+        at_end: bool,
+        mode: Mode,
+        seed: int,
+        name: str | None,
+        on_error: OnError,
+        identity: Mapping[str, Any],
+    ) -> None:
+        """Store and check the arguments."""
+        super().__init__()
+        for argument, count in (("num_examples", num_examples), ("batch_size", batch_size)):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise ConfigurationError(f"`{argument}` must be a whole number from 1 up, got {count!r}")
+        if mode not in ("eval", "train"):
+            raise ConfigurationError(f"`mode` must be 'eval' or 'train', got {mode!r}")
+        if on_error not in ("warn", "raise"):
+            raise ConfigurationError(f"`on_error` must be 'warn' or 'raise', got {on_error!r}")
+        self.schedule: Due = Schedule(every_n_epochs, every_n_train_steps, at_start, at_end)
+        self.data = data
+        self.num_examples = num_examples
+        self.batch_size = batch_size
+        self.mode: Mode = mode
+        self.seed = seed
+        self.name = name
+        self.on_error: OnError = on_error
+        self._identity = {
+            "data": data if isinstance(data, str) else type(data).__name__,
+            "num_examples": num_examples,
+            "batch_size": batch_size,
+            "schedule": self.schedule,
+            "mode": mode,
+            "seed": seed,
+            "name": name,
+            **identity,
+        }
+        self._last: Result | None
+        self._kept: list[Result]
+        self._warned: bool
+        self._forget()
+        self._module: weakref.ref[nn.Module] | None = None
+        self._probe: Probe | None = None
+        self._label = self.group
+
+    # ---- what an analysis is -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def prepare(self, occasion: Occasion) -> None:
+        """Find out before training whether the analysis can be done, and what it needs to know of the module.
+
+        Called isolated, in every process, with the same probe; must not talk to the other processes.
+
+        Raises:
+            ConfigurationError: it cannot; the text names the argument and the fix.
+        """
+
+    @abstractmethod
+    def measure(self, occasion: Occasion) -> Any:
+        """This process's part, from ``occasion.batches()``. Called isolated; no talking to other processes."""
+
+    @abstractmethod
+    def combine(self, part: Any, occasion: Occasion) -> Result:
+        """All processes' parts -> the result, the same in each, with sums from ``occasion.ranks``."""
+
+    @abstractmethod
+    def panels(self, result: Result) -> Panels:
+        """How a result is shown; keys begin with :attr:`label` and a slash."""
+
+    @abstractmethod
+    def film(self, results: list[Result]) -> Panels:
+        """What can be shown only when training has ended, from the results kept; may be empty."""
+
+    # ---- what the user reads -------------------------------------------------------------------------------
+
+    @property
+    @final
+    def last_result(self) -> Any:
+        """The latest result, the same in every process; None before the first event."""
+        return self._last
+
+    @property
+    @final
+    def results(self) -> list[Any]:
+        """Results over training, the latest last; at most 64: as training goes on, evenly fewer are kept."""
+        kept = list(self._kept)
+        return kept if self._last is None or (kept and kept[-1] is self._last) else [*kept, self._last]
+
+    @property
+    @final
+    def label(self) -> str:
+        """Prefix of this callback's log keys: the analysis, its ``name``, a number if another has the same."""
+        return self._label
+
+    # ---- Lightning's hooks ---------------------------------------------------------------------------------
+
+    @property
+    @final
+    def state_key(self) -> str:
+        """One per configuration, so that two callbacks of one class can live in one Trainer."""
+        return self._generate_state_key(**self._identity)
+
+    @final
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what cannot work, as early as it can be known."""
+        if stage != "fit":
+            return
+        require_whole_model(trainer)
+        own = self.group if self.name is None else f"{self.group}/{self.name}"
+        same = [
+            callback
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+            if isinstance(callback, AnalysisCallback) and (callback.group, callback.name) == (self.group, self.name)
+        ]
+        number = next((i for i, callback in enumerate(same) if callback is self), 0)
+        self._label = own if number == 0 else f"{own}-{number + 1}"
+
+    @final
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the examples, check everything, and analyse the untrained model if asked to."""
+        if self._module is not None and self._module() is not pl_module:
+            self._forget()  # another model is fitted with the same callback
+        self._module = weakref.ref(pl_module)
+        self._ready = False
+        self._seen_step = steps_taken(trainer)
+        moment = Moment("start", trainer.current_epoch, self._seen_step)
+        error: Exception | None = None
+        try:
+            with isolated(pl_module, mode=self.mode, seed=self.seed):
+                self._probe = probe_for(
+                    trainer,
+                    pl_module,
+                    self.data,
+                    num_examples=self.num_examples,
+                    batch_size=self.batch_size,
+                    seed=self.seed,
+                )
+                self.prepare(self._occasion(trainer, pl_module, moment))
+        except ConfigurationError:
+            raise  # the same in every process: it follows from what they share
+        except Exception as caught:
+            error = caught
+        self._ready = not self._failed(trainer, error)
+        if self._last is None and self.schedule.due(moment):
+            self._analyse(trainer, pl_module, moment)
+
+    @final
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Analyse if an optimizer has stepped and the schedule says so."""
+        step = steps_taken(trainer, in_batch=True)
+        if step == self._seen_step:
+            return
+        self._seen_step = step
+        moment = Moment("step", trainer.current_epoch, step)
+        if self.schedule.due(moment):
+            self._analyse(trainer, pl_module, moment)
+
+    @final
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Analyse if the schedule says so; validation has run before."""
+        moment = Moment("epoch", trainer.current_epoch, steps_taken(trainer))
+        if self.schedule.due(moment):
+            self._analyse(trainer, pl_module, moment)
+
+    @final
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Analyse the trained model if asked to, then show what needs the whole run."""
+        # Lightning has already moved on to the epoch that will not be.
+        moment = Moment("end", max(0, trainer.current_epoch - 1), steps_taken(trainer))
+        if self.schedule.due(moment):
+            self._analyse(trainer, pl_module, moment)
+        error: Exception | None = None
+        if trainer.is_global_zero and self._last is not None:
+            try:
+                panels = self.film(self.results)
+                if panels:
+                    publish(trainer.loggers, Event(self.label, moment.epoch, moment.step, panels))
+            except Exception as caught:
+                error = caught
+        self._failed(trainer, error)
+        if not trainer.loggers and self._last is not None and trainer.is_global_zero:
+            print(f"{type(self).__name__}: the Trainer has no logger; the results are in `callback.results`.")
+
+    @final
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Free the examples."""
+        self._probe = None
+        forget_probes(trainer)
+
+    @final
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Free the examples: Lightning skips ``teardown`` when training fails."""
+        self.teardown(trainer, pl_module, "fit")
+
+    @final
+    def state_dict(self) -> dict[str, Any]:
+        """The results kept and the analysis's memory: tensors and plain values only."""
+        return {
+            "last": None if self._last is None else self._last.to_state(),
+            "kept": [result.to_state() for result in self._kept],
+            "every": self._every,
+            "events": self._events,
+            "memory": self.memory,
+        }
+
+    @final
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        load = self.result_type.from_state
+        self._last = None if state_dict["last"] is None else load(state_dict["last"])
+        self._kept = [load(state) for state in state_dict["kept"]]
+        self._every, self._events = state_dict["every"], state_dict["events"]
+        self.memory = state_dict["memory"]
+
+    # ---- one event -----------------------------------------------------------------------------------------
+
+    @final
+    def _analyse(self, trainer: Trainer, module: nn.Module, moment: Moment) -> None:
+        """Measure, combine, publish; after each part the processes agree whether it worked."""
+        if not self._ready or (self._last is not None and self._last.step == moment.step):
+            return
+        occasion = self._occasion(trainer, module, moment)
+        part, error = None, None
+        try:
+            with isolated(module, mode=self.mode, seed=self.seed):
+                part = self.measure(occasion)
+        except Exception as caught:
+            error = caught
+        if self._failed(trainer, error):
+            return
+        try:
+            self._remember(self.combine(part, occasion))
+            if trainer.is_global_zero:
+                panels = self.panels(self._last)  # type: ignore[arg-type]
+                publish(trainer.loggers, Event(self.label, moment.epoch, moment.step, panels, self._last))
+        except Exception as caught:
+            error = caught
+        self._failed(trainer, error)
+
+    @final
+    def _occasion(self, trainer: Trainer, module: nn.Module, moment: Moment) -> Occasion:
+        assert self._probe is not None
+        shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+        return Occasion(module, self._probe, Ranks.of(trainer), moment, self.label if shown else None)
+
+    @final
+    def _remember(self, result: Result) -> None:
+        """Keep every 1st, then 2nd, then 4th … result, so that memory does not grow with training."""
+        self._last = result
+        if self._events % self._every == 0:
+            self._kept.append(result)
+        self._events += 1
+        if len(self._kept) > _MAX_RESULTS:
+            self._kept = self._kept[::2]
+            self._every *= 2
+
+    @final
+    def _failed(self, trainer: Trainer, error: Exception | None) -> bool:
+        """Whether any process failed; all get the same answer. Tells the user, by ``on_error``."""
+        if not Ranks.of(trainer).any(error is not None):
+            return False
+        if self.on_error == "raise":
+            if error is not None:
+                raise error
+            raise RuntimeError(f"{self.label}: the analysis failed in another process; its error says why")
+        if error is not None and not self._warned:
+            self._warned = True
+            text = "".join(traceback.format_exception(error))
+            warnings.warn(
+                f"{type(self).__name__} ({self.label}) failed, and training goes on without this analysis "
+                f"(said once; `on_error='raise'` stops training instead):\n{text}",
+                stacklevel=2,
+            )
+        return True
+
+    @final
+    def _forget(self) -> None:
+        """As before the first training."""
+        self._last = None
+        self._kept = []
+        self._every = 1
+        self._events = 0
+        self._warned = False
+        self._ready = False
+        self._seen_step = 0
+        self.memory = {}

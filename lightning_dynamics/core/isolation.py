@@ -1,0 +1,141 @@
+"""Do no harm: what happens inside :func:`isolated` leaves training bit-identical."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_dynamics.core.random_state import Restore, preserved_random_state, seed_all
+
+Mode = Literal["eval", "train"]
+
+
+@contextmanager
+def isolated(
+    module: nn.Module, *, mode: Mode = "eval", seed: int | None = None, grad: bool = False
+) -> Iterator[None]:
+    """Run anything on ``module`` and have it, and every random stream, back bit for bit, on exceptions too.
+
+    Restored: parameters and buffers (values and storage), ``.grad``, ``requires_grad``, each submodule's
+    training flag, hooks, everything the submodules hold as plain attributes (torchmetrics states, lists that a
+    ``training_step`` appends to, generators of their own), autocast and grad mode, and the random number
+    streams of torch (all devices in use), NumPy and Python. Not restored: what hides inside objects of other
+    classes that the module holds.
+
+    Inside, gradients are ``None``: an analysis takes its own with ``torch.autograd.grad``, never
+    ``.backward()``, which would reach DDP's reducer. Compiled submodules run uncompiled: hooks placed after
+    compilation fire, and nothing is compiled a second time.
+
+    Args:
+        module: the bare module, not a strategy's wrapper.
+        mode: training flag given to every submodule. ``module.train()`` is not called: users override it.
+        seed: seeds torch, NumPy and Python inside, so that an analysis repeats itself.
+        grad: whether autograd is on inside.
+
+    Cost: one copy of parameters, buffers and tensor attributes, in memory and in time.
+    """
+    device_types = {"cpu"} | {tensor.device.type for tensor in module.parameters()} - {"meta"}
+    with ExitStack() as stack:
+        stack.enter_context(preserved_random_state(*map(_plain_attributes, module.modules())))
+        for restore in _module_restores(module):
+            stack.callback(restore)
+        stack.enter_context(_uncompiled())
+        stack.enter_context(torch.set_grad_enabled(grad))
+        for device_type in device_types:
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        for parameter in module.parameters():
+            parameter.grad = None
+        for submodule in module.modules():
+            submodule.training = mode == "train"
+        if seed is not None:
+            seed_all(seed)
+        yield
+
+
+def _plain_attributes(module: nn.Module) -> dict[str, Any]:
+    """What a module holds beside parameters, buffers and submodules: its training flag among them."""
+    registries = {"_parameters", "_buffers", "_modules"}
+    return {name: value for name, value in vars(module).items() if name not in registries}
+
+
+def _module_restores(module: nn.Module) -> list[Restore]:
+    """What must be called, last first, to have the module back."""
+    restores: list[Restore] = []
+    for tensor in (*module.parameters(), *module.buffers()):
+        restores.append(_keep_tensor(tensor))
+    for parameter in module.parameters():
+        # The gradient itself goes out of reach while the analysis runs, so it need not be copied.
+        restores.append(partial(setattr, parameter, "grad", parameter.grad))
+        restores.append(partial(setattr, parameter, "requires_grad", parameter.requires_grad))
+    for submodule in module.modules():
+        held = _plain_attributes(submodule)
+        restores.extend(keep for value in held.values() if (keep := _keep_contents(value)))
+        restores.append(partial(_put_back_attributes, submodule, held))
+        for registry in (submodule._parameters, submodule._buffers, submodule._modules):
+            restores.append(partial(_refill, registry, dict(registry), []))
+    return restores
+
+
+def _put_back_attributes(module: nn.Module, held: dict[str, Any]) -> None:
+    for name in _plain_attributes(module).keys() - held.keys():
+        del module.__dict__[name]
+    module.__dict__.update(held)
+
+
+def _keep_contents(value: Any, depth: int = 3) -> Restore | None:
+    """How to undo changes made inside ``value`` itself; None for values that are not opened."""
+    if depth == 0:
+        return None
+    if isinstance(value, Tensor):
+        return _keep_tensor(value)
+    if isinstance(value, np.ndarray):
+        return partial(np.copyto, value, value.copy())
+    if isinstance(value, dict | list | deque | set):
+        inner = [_keep_contents(item, depth - 1) for item in (value.values() if isinstance(value, dict) else value)]
+        return partial(_refill, value, value.copy(), [keep for keep in inner if keep])
+    return None
+
+
+def _refill(container: Any, items: Any, inner: list[Restore]) -> None:
+    container.clear()
+    (container.extend if isinstance(container, list | deque) else container.update)(items)
+    for restore in inner:
+        restore()
+
+
+def _keep_tensor(tensor: Tensor) -> Restore:
+    if tensor.is_meta or tensor.layout is not torch.strided or nn.parameter.is_lazy(tensor):
+        return _nothing
+    # An expanded tensor cannot be written in place, by us or by anyone.
+    expanded = any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+    storage, saved = tensor.data, None if expanded else tensor.detach().clone()
+
+    def restore() -> None:
+        # Through ``.data``: the version counters of a live autograd graph must not move.
+        if tensor.data_ptr() != storage.data_ptr() or tensor.shape != storage.shape:
+            tensor.data = storage
+        if saved is not None:
+            tensor.data.copy_(saved)
+
+    return restore
+
+
+def _nothing() -> None:
+    pass
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled; importing dynamo would take seconds
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield

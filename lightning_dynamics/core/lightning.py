@@ -1,0 +1,85 @@
+"""The one place that knows Lightning's two names and its private attributes.
+
+``lightning`` installs ``pytorch-lightning`` beside itself, and the two hold *different* classes of the same
+name: a Trainer of one does not take callbacks of the other. So our bases inherit from both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.loggers import Logger
+
+PACKAGES: list[Any] = [pytorch_lightning]
+try:
+    import lightning.pytorch
+
+    PACKAGES.insert(0, lightning.pytorch)
+except ImportError:  # pytorch-lightning alone is a complete installation
+    pass
+
+
+def both(name: str) -> tuple[type, ...]:
+    """The class of this dotted name in each installed Lightning, e.g. ``both("loggers.WandbLogger")``."""
+    classes = []
+    for package in PACKAGES:
+        found: Any = package
+        for part in name.split("."):
+            found = getattr(found, part)
+        classes.append(found)
+    return tuple(classes)
+
+
+if not TYPE_CHECKING:
+
+    class Callback(*both("callbacks.Callback")):
+        """A callback that the Trainers of both Lightning packages accept."""
+
+    class Logger(*both("loggers.logger.Logger")):
+        """A logger that the Trainers of both Lightning packages accept."""
+
+
+class ConfigurationError(*both("utilities.exceptions.MisconfigurationException"), ValueError):  # type: ignore[misc]
+    """What the user asked for cannot be done; the text names the argument and the fix."""
+
+
+def steps_taken(trainer: Trainer, *, in_batch: bool = False) -> int:
+    """The number of training batches after which an optimizer has stepped: the loggers' x-axis.
+
+    With automatic optimisation this is ``trainer.global_step``. Under manual optimisation that counts every
+    optimizer, while Lightning's own rows count batches, and so do we.
+    Private attribute, checked on Lightning 2.5.1 and 2.6.6.
+
+    Args:
+        trainer: in its fit loop.
+        in_batch: called from ``on_train_batch_end``, where Lightning has not counted the current batch yet.
+    """
+    if trainer.lightning_module.automatic_optimization:
+        return trainer.global_step
+    return trainer.fit_loop.epoch_loop._batches_that_stepped + in_batch
+
+
+def validation_loaders(trainer: Trainer) -> Any:
+    """The validation loader(s), also before Lightning has set them up (``check_val_every_n_epoch > 1``).
+
+    Private attribute, checked on Lightning 2.5.1 and 2.6.6.
+    """
+    if trainer.val_dataloaders is not None:
+        return trainer.val_dataloaders
+    source = trainer.fit_loop.epoch_loop.val_loop._data_source
+    return source.dataloader() if source.is_defined() else None
+
+
+def to_device(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
+    """A collated batch as ``training_step`` would get it: precision, transfer hooks, device.
+
+    Private method, checked on Lightning 2.5.1 and 2.6.6.
+    """
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch)

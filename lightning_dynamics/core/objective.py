@@ -1,0 +1,185 @@
+"""What a LightningModule computes on a batch: its outputs, its predictions, its loss.
+
+Call these inside :func:`~lightning_dynamics.core.isolation.isolated`: they run the user's own code.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_dynamics.core.lightning import ConfigurationError, both
+
+PredictFn = Callable[[Any, Any], tuple[Tensor, Tensor]]
+LossFn = Callable[[Any, Any], Tensor]
+
+INPUT_KEYS = ("input", "inputs", "x", "image", "images", "pixel_values", "input_ids", "data", "features")
+TARGET_KEYS = ("label", "labels", "target", "targets", "y")
+
+
+def function_named(name: str | Callable[..., Any] | None, argument: str) -> Callable[..., Any] | None:
+    """A function given as itself, or as ``"package.module.function"``, which is what YAML can say.
+
+    Raises:
+        ConfigurationError: naming ``argument``, if there is no such function.
+    """
+    if name is None or callable(name):
+        return name
+    module_name, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(
+            f"`{argument}={name!r}` names no function: give 'package.module.function', or the function itself"
+        ) from error
+    if not callable(found):
+        raise ConfigurationError(f"`{argument}={name!r}` is not a function but a {type(found).__name__}")
+    return found
+
+
+def forward(module: nn.Module, batch: Any) -> Any:
+    """Run the module's layers on a batch, by the best way there is, and return the output.
+
+    ``module(inputs)`` where the module has a ``forward``, with the inputs of an ``(inputs, targets)`` or mapping
+    batch (a mapping whose keys ``forward`` takes as arguments, as Hugging Face models do, is unpacked); else,
+    for a LightningModule, its ``training_step``, silently.
+
+    Raises:
+        ConfigurationError: neither way is open.
+    """
+    if _has_forward(module):
+        arguments, keywords = _forward_arguments(module, batch)
+        return module(*arguments, **keywords)
+    if isinstance(module, both("LightningModule")):
+        return training_step(module, batch)
+    raise ConfigurationError(f"{type(module).__name__} has no `forward`: give it one")
+
+
+def training_step(module: Any, batch: Any) -> Any:
+    """The module's own ``training_step`` on a batch, with its ``self.log`` and its loggers silenced.
+
+    Raises:
+        ConfigurationError: manual optimisation, where ``training_step`` would step the optimizers.
+    """
+    if not module.automatic_optimization:
+        raise ConfigurationError(
+            f"{type(module).__name__} optimises manually, so its `training_step` cannot be run without training: "
+            "give it a `forward`, or pass `loss_fn`"
+        )
+    arguments: list[Any] = [batch]
+    if len(inspect.signature(module.training_step).parameters) > 1:
+        arguments.append(0)
+    with _silenced(module):
+        return module.training_step(*arguments)
+
+
+def loss(module: Any, batch: Any, loss_fn: LossFn | None = None) -> Tensor:
+    """The scalar loss of a batch: ``loss_fn(module, batch)``, or what ``training_step`` returns.
+
+    Raises:
+        ConfigurationError: manual optimisation without ``loss_fn``, or no scalar loss came back.
+    """
+    output = loss_fn(module, batch) if loss_fn is not None else training_step(module, batch)
+    value = output.get("loss") if isinstance(output, Mapping) else output
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        source = "`loss_fn`" if loss_fn is not None else f"{type(module).__name__}.training_step"
+        raise ConfigurationError(f"{source} must return a scalar loss tensor, got {type(value).__name__}")
+    return value.reshape(())
+
+
+def predictions(module: nn.Module, batch: Any, predict_fn: PredictFn | None = None) -> tuple[Tensor, Tensor]:
+    """Logits ``(N, …)`` and targets ``(N, …)`` of a batch: from ``predict_fn``, or ``forward`` and the batch.
+
+    Raises:
+        ConfigurationError: the batch has no targets that we can find, or the output is no tensor.
+    """
+    if predict_fn is not None:
+        return predict_fn(module, batch)
+    targets = None
+    if isinstance(batch, Mapping):
+        targets = next((batch[key] for key in TARGET_KEYS if key in batch), None)
+    elif isinstance(batch, list | tuple) and len(batch) >= 2:
+        targets = batch[1]
+    logits = first_tensor(forward(module, batch))
+    if targets is None or logits is None:
+        missing = "targets in the batch" if targets is None else "tensor in the output of `forward`"
+        raise ConfigurationError(f"found no {missing}: pass `predict_fn(module, batch) -> (logits, targets)`")
+    return logits, targets
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """The tensor that stands for a layer's or model's output.
+
+    The tensor itself; of a mapping (Hugging Face's outputs among them) ``last_hidden_state``, else ``logits``,
+    else the first value that has a tensor; the first item of a tuple or list that has one.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        preferred = [output[key] for key in ("last_hidden_state", "logits") if key in output]
+        return first_tensor([*preferred, *output.values()])
+    if isinstance(output, list | tuple):
+        return next((tensor for item in output if (tensor := first_tensor(item)) is not None), None)
+    return None
+
+
+def _has_forward(module: nn.Module) -> bool:
+    """Whether ``forward`` is the user's: Lightning's own only raises."""
+    bases: tuple[Any, ...] = (nn.Module, *both("LightningModule"))
+    inherited = {cls.forward for cls in bases}
+    return "forward" in vars(module) or type(module).forward not in inherited
+
+
+def _forward_arguments(module: nn.Module, batch: Any) -> tuple[Sequence[Any], dict[str, Any]]:
+    parameters = [
+        parameter
+        for parameter in inspect.signature(module.forward).parameters.values()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if parameters and parameters[0].name == "batch":
+        return (batch,), {}
+    if isinstance(batch, Mapping):
+        accepted = {parameter.name: batch[parameter.name] for parameter in parameters if parameter.name in batch}
+        if accepted:
+            return (), accepted
+        key = next((key for key in INPUT_KEYS if key in batch), None)
+        if key is None:
+            raise ConfigurationError(
+                f"cannot tell which of {list(batch)} are the inputs of {type(module).__name__}.forward: "
+                "pass `predict_fn(module, batch)`"
+            )
+        return (batch[key],), {}
+    if isinstance(batch, list | tuple):
+        required = sum(parameter.default is parameter.empty for parameter in parameters)
+        return batch[: max(1, required)], {}
+    return (batch,), {}
+
+
+@contextmanager
+def _silenced(module: Any) -> Iterator[None]:
+    """No ``self.log``, ``self.log_dict``, ``self.print`` and no ``self.logger`` inside."""
+
+    def nothing(*_: Any, **__: Any) -> None: ...
+
+    names = ("log", "log_dict", "print")
+    held = {name: vars(module)[name] for name in names if name in vars(module)}
+    trainer = module._trainer
+    loggers = None if trainer is None else trainer.loggers
+    for name in names:
+        vars(module)[name] = nothing
+    if trainer is not None:
+        package = next(cls for cls in both("Trainer") if isinstance(trainer, cls)).__module__.partition(".trainer")[0]
+        trainer.loggers = [import_module(f"{package}.loggers.logger").DummyLogger() for _ in loggers or ()]
+    try:
+        yield
+    finally:
+        for name in names:
+            del vars(module)[name]
+        vars(module).update(held)
+        if trainer is not None:
+            trainer.loggers = loggers

@@ -1,0 +1,178 @@
+"""On what: a fixed, indexed set of examples, the same at every event and whatever the number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from lightning_dynamics.core.distributed import Ranks
+from lightning_dynamics.core.lightning import ConfigurationError, to_device, validation_loaders
+from lightning_dynamics.core.random_state import preserved_random_state, seed_all
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+_CACHE_LIMIT = 2**30  # bytes of one probe that may stay on an accelerator
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A fixed minibatch of the probe.
+
+    Args:
+        number: its place among the batches of all processes.
+        indices: the data set's own index of each example.
+        data: collated, as ``training_step`` would get it, on the module's device.
+    """
+
+    number: int
+    indices: tuple[int, ...]
+    data: Any
+
+    def __len__(self) -> int:
+        """How many examples."""
+        return len(self.indices)
+
+
+@dataclass(eq=False)
+class Probe:
+    """A fixed choice of examples in fixed minibatches.
+
+    Which examples, in which minibatches, depends on the data set, ``num_examples``, ``batch_size`` and ``seed``
+    alone; each process reads and keeps only the minibatches that are its own. Random augmentation is frozen:
+    every minibatch is drawn once, from its own seed, without touching the global random streams or generators
+    that the data set holds. Reading never goes through the Trainer's loaders.
+
+    Args:
+        dataset: a map-style data set.
+        name: what the panels call it, e.g. ``"train"``.
+        batches: data set indices of every minibatch, over all processes.
+        collate: list of examples -> batch.
+        place: batch -> batch on the module's device.
+        seed: of frozen augmentation.
+    """
+
+    dataset: Dataset[Any]
+    name: str
+    batches: tuple[tuple[int, ...], ...]
+    collate: Callable[[list[Any]], Any]
+    place: Callable[[Any], Any]
+    seed: int
+    _kept: dict[int, tuple[Any, bool]] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        """How many examples, over all processes."""
+        return sum(map(len, self.batches))
+
+    def share(self, ranks: Ranks) -> Iterator[Batch]:
+        """This process's minibatches, in order, on the device."""
+        for number in ranks.share(range(len(self.batches))):
+            yield self.batch(number)
+
+    def batch(self, number: int) -> Batch:
+        """One minibatch, by its place among all of them."""
+        indices = self.batches[number]
+        if number not in self._kept:
+            with preserved_random_state(self.dataset):
+                seed_all(self.seed + number)
+                read = self.collate([self.dataset[index] for index in indices])
+                placed = self.place(read)
+            # What does not fit is kept where it was read, and placed anew, from the same seed, each time.
+            fits = _bytes(placed) * len(self.batches) <= _CACHE_LIMIT
+            self._kept[number] = (placed if fits else read, fits)
+            return Batch(number, indices, placed)
+        kept, is_placed = self._kept[number]
+        if not is_placed:
+            with preserved_random_state():
+                seed_all(self.seed + number)
+                kept = self.place(kept)
+        return Batch(number, indices, kept)
+
+
+_probes: WeakKeyDictionary[Any, dict[Any, Probe]] = WeakKeyDictionary()
+
+
+def probe_for(
+    trainer: Trainer,
+    module: LightningModule,
+    data: str | Dataset[Any] | DataLoader[Any],
+    *,
+    num_examples: int,
+    batch_size: int,
+    seed: int,
+) -> Probe:
+    """The probe that these words mean; callbacks of one Trainer that say the same share it.
+
+    Args:
+        trainer: in its fit loop, data set up.
+        module: the bare module.
+        data: ``"train"``, ``"val"``, a map-style Dataset, or a DataLoader (its data set and collate function).
+        num_examples: at most this many, chosen by ``seed``.
+        batch_size: examples per minibatch.
+        seed: of the choice and of frozen augmentation.
+
+    Raises:
+        ConfigurationError: no such data, an iterable-style or empty data set, several loaders.
+    """
+    name, dataset, collate = _resolve(trainer, data)
+    shared = _probes.setdefault(trainer, {})
+    key = (id(module), id(dataset), name, num_examples, batch_size, seed)
+    if key not in shared:
+        size = len(dataset)  # type: ignore[arg-type]
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(size, generator=generator)[:num_examples]
+        batches = tuple(tuple(part.tolist()) for part in chosen.split(batch_size))
+        shared[key] = Probe(
+            dataset, name, batches, collate, lambda batch: to_device(trainer, module, batch), seed=seed
+        )
+    return shared[key]
+
+
+def forget_probes(trainer: Trainer) -> None:
+    """Free the examples that this Trainer's callbacks shared."""
+    _probes.pop(trainer, None)
+
+
+def _resolve(trainer: Trainer, data: Any) -> tuple[str, Dataset[Any], Callable[[list[Any]], Any]]:
+    name, source = data if isinstance(data, str) else type(data).__name__, data
+    if data == "train":
+        source = trainer.train_dataloader
+    elif data == "val":
+        with preserved_random_state():
+            source = validation_loaders(trainer)
+        if source is None or (isinstance(source, list | tuple) and not source):
+            raise ConfigurationError("`data='val'`, but there is no validation data: use `data='train'` or a Dataset")
+    elif isinstance(data, str):
+        raise ConfigurationError(f"`data` must be 'train', 'val', a Dataset or a DataLoader; got {data!r}")
+    if isinstance(source, list | tuple) and len(source) == 1:
+        source = source[0]
+    collate: Callable[[list[Any]], Any] = default_collate
+    if isinstance(source, DataLoader):
+        # A loader without batches of its own has a collate function for single examples.
+        collate = source.collate_fn if source.batch_sampler is not None else default_collate
+        source = source.dataset
+    if isinstance(source, IterableDataset) or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
+        raise ConfigurationError(
+            f"`data={data if isinstance(data, str) else name!r}` is a {type(source).__name__}: its examples have no "
+            "index to choose by; pass a map-style Dataset (`data=Dataset`) of a few hundred examples instead"
+        )
+    if isinstance(source, list | tuple | dict) and not isinstance(data, list | tuple):
+        raise ConfigurationError(
+            f"`data={name!r}` stands for {len(source)} loaders: pass the Dataset of the one you mean"
+        )
+    if len(source) == 0:
+        raise ConfigurationError(f"`data={name!r}` is an empty data set: there is nothing to analyse")
+    return name, source, collate
+
+
+def _bytes(batch: Any) -> int:
+    if isinstance(batch, torch.Tensor):
+        return batch.numel() * batch.element_size() if batch.device.type != "cpu" else 0
+    if isinstance(batch, dict):
+        return sum(map(_bytes, batch.values()))
+    return sum(map(_bytes, batch)) if isinstance(batch, Sequence) and not isinstance(batch, str) else 0

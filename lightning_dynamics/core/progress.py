@@ -1,0 +1,20 @@
+"""A progress bar for what takes longer than a few seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_PATIENCE = 3.0  # seconds before the bar appears
+
+
+def progress(items: Iterable[T], *, total: int, description: str | None) -> Iterator[T]:
+    """The items, behind a bar that appears after three seconds and leaves nothing behind; None shows none."""
+    if description is None:
+        yield from items
+        return
+    from tqdm.auto import tqdm
+
+    yield from tqdm(items, total=total, desc=description, delay=_PATIENCE, leave=False)

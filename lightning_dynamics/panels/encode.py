@@ -1,0 +1,39 @@
+"""Images as bytes: PNG for stills, GIF for films (Pillow; no video codec needed)."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_dynamics.panels.values import Film
+
+
+def png(image: NDArray[np.uint8]) -> bytes:
+    """Encode one ``(H, W, 3)`` uint8 image."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def gif(film: Film) -> bytes:
+    """Encode a film as an endlessly looping GIF; the last frame is held for a second longer."""
+    from PIL import Image
+
+    # One palette for all frames: colours must not flicker from frame to frame.
+    palette = Image.fromarray(np.concatenate(list(film.frames), axis=0)).quantize(256)
+    frames = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in film.frames]
+    milliseconds = round(1000 / film.fps)
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer,
+        format="GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=[milliseconds] * (len(frames) - 1) + [milliseconds + 1000],
+        loop=0,
+    )
+    return buffer.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,13 +16,13 @@ from lightning_dynamics.cka.comparison import Sums, compare
 from lightning_dynamics.cka.estimator import Kernel
 from lightning_dynamics.cka.features import Reduction, features, reduction_named
 from lightning_dynamics.cka.panels import film, panels
-from lightning_dynamics.cka.reference import Reference, Representation
+from lightning_dynamics.cka.reference import Reference, Representation, short_names
 from lightning_dynamics.cka.result import CKAResult
 from lightning_dynamics.cka.structure import block_score, find_blocks
 from lightning_dynamics.core.callback import AnalysisCallback, Data, Occasion, OnError
 from lightning_dynamics.core.checkpoints import at_checkpoint
 from lightning_dynamics.core.isolation import Mode, isolated
-from lightning_dynamics.core.layers import Layer, executed, select_layers, watching
+from lightning_dynamics.core.layers import Layer, executed, named_layers, select_layers, watching
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import PredictFn, forward, function_named
 from lightning_dynamics.core.probe import Batch
@@ -106,7 +107,7 @@ class CKACallback(AnalysisCallback):
     def __init__(
         self,
         layers: str | Sequence[str] = "*",
-        compare_to: str | Sequence[str] | nn.Module = "self",
+        compare_to: str | PathLike[str] | Sequence[str | PathLike[str]] | nn.Module = "self",
         reference_layers: str | Sequence[str] | None = None,
         debiased: bool = True,
         kernel: Kernel = "linear",
@@ -142,7 +143,7 @@ class CKACallback(AnalysisCallback):
             on_error=on_error,
             identity={
                 "layers": layers,
-                "compare_to": type(compare_to).__name__ if isinstance(compare_to, nn.Module) else compare_to,
+                "compare_to": type(compare_to).__name__ if isinstance(compare_to, nn.Module) else str(compare_to),
                 "debiased": debiased,
                 "kernel": kernel,
                 "reduction": reduction if isinstance(reduction, str) else getattr(reduction, "__name__", "function"),
@@ -150,7 +151,7 @@ class CKACallback(AnalysisCallback):
         )
         if kernel not in ("linear", "rbf"):
             raise ConfigurationError(f"`kernel` must be 'linear' or 'rbf', got {kernel!r}")
-        if bandwidth <= 0:
+        if not bandwidth > 0:
             raise ConfigurationError(f"`bandwidth` must be positive, got {bandwidth!r}")
         for argument, value in (("batch_size", batch_size), ("num_examples", num_examples)):
             if value < estimator.MIN_EXAMPLES:
@@ -168,16 +169,23 @@ class CKACallback(AnalysisCallback):
         self._former_self = _FORMER_SELVES[compare_to] if former_self else None  # type: ignore[index]
         self._other = compare_to if isinstance(compare_to, nn.Module) else None
         self._checkpoints: list[str] = []
-        if not former_self and self._other is None and compare_to != "self":
-            self._checkpoints = [compare_to] if isinstance(compare_to, str) else list(compare_to)  # type: ignore[arg-type]
+        if isinstance(compare_to, str | PathLike):
+            self._checkpoints = [] if former_self or compare_to == "self" else [str(compare_to)]
+        elif isinstance(compare_to, list | tuple) and compare_to:
+            self._checkpoints = list(dict.fromkeys(map(str, compare_to)))
+        elif self._other is None:
+            raise ConfigurationError(
+                f"`compare_to` must be 'self', 'initialization', 'previous', a checkpoint's path, a list of at least "
+                f"one, or an nn.Module; got {compare_to!r}"
+            )
+        if reference_layers is not None and self._other is None:
+            raise ConfigurationError("`reference_layers` chooses layers of an nn.Module: give one as `compare_to`")
         for path in self._checkpoints:
             if not Path(path).is_file():
                 raise ConfigurationError(
                     f"`compare_to={path!r}` is no file; give 'self', 'initialization', 'previous', a checkpoint's path "
                     "or an nn.Module"
                 )
-        if not self._checkpoints and isinstance(compare_to, list | tuple):
-            raise ConfigurationError("`compare_to` is an empty list: give at least one checkpoint")
         self._order: list[Layer] = []
         self._references: list[Reference] = []
 
@@ -191,11 +199,16 @@ class CKACallback(AnalysisCallback):
                 f"{len(occasion.probe)} examples in minibatches of `batch_size={self.batch_size}` leave a last one of "
                 f"{smallest}, and HSIC₁ needs {estimator.MIN_EXAMPLES}: change `num_examples` or `batch_size`"
             )
+        if self.memory and self.memory["examples"] != list(map(list, occasion.probe.batches)):
+            raise ConfigurationError(
+                f"the reference ({self._former_self}) was measured on other examples, from a data set of another size: "
+                "give the same data set as `data`, or a new callback"
+            )
         self._order = self._layers_that_run(occasion.module, occasion, self.layers, "layers")
         self._references = []
-        for path in self._checkpoints:
+        for path, label in zip(self._checkpoints, short_names(self._checkpoints), strict=True):
             with at_checkpoint(occasion.module, path, argument="compare_to"):
-                self._references.append(self._look(occasion.module, self._order, occasion, Path(path).stem))
+                self._references.append(self._look(occasion.module, self._order, occasion, label))
         if self._other is not None:
             device = next((p.device for p in occasion.module.parameters()), torch.device("cpu"))
             home = next((p.device for p in self._other.parameters()), device)
@@ -217,10 +230,11 @@ class CKACallback(AnalysisCallback):
         if "reference" in self.memory:
             references = [Reference(**self.memory["reference"])]
         seen = Reference(self._former_self or "itself", names)
+        keep = self._becomes_reference()
         sums = [Sums.zero(len(names), len(reference.layers)) for reference in references or [seen]]
         for batch in occasion.batches():
             now = self._represent(occasion.module, self._order, batch)
-            if self._former_self is not None:
+            if keep:
                 seen.add(batch.number, now)
             if not references:
                 sums[0] += compare(now, now)
@@ -234,9 +248,10 @@ class CKACallback(AnalysisCallback):
         sums = [total.over(occasion.ranks) for total in own]
         references = [Reference(**self.memory["reference"])] if "reference" in self.memory else self._references
         references = references or [seen]
-        if self._former_self is not None and (self._former_self == "previous event" or not self.memory):
+        if self._becomes_reference():
             shared = seen.shared(occasion.probe, occasion.ranks, components=self.components)
             self.memory["reference"] = shared.to_state()
+            self.memory["examples"] = list(map(list, occasion.probe.batches))
         labels = [reference.label for reference in references]
         matrices = dict(zip(labels, (total.similarity() for total in sums), strict=True))
         matrix = torch.stack(list(matrices.values())).mean(0)
@@ -299,6 +314,10 @@ class CKACallback(AnalysisCallback):
             warnings.warn(f"{type(self).__name__}: layers left out of the map: {told}", stacklevel=2)
         return order
 
+    def _becomes_reference(self) -> bool:
+        """Whether what this event sees is what later ones are compared with."""
+        return self._former_self == "previous event" or (self._former_self is not None and not self.memory)
+
     def _represent(self, module: nn.Module, order: list[Layer], batch: Batch) -> Representation:
         """Run the module once; every layer's activation becomes a Gram matrix at once and is dropped."""
         places = {layer: place for place, layer in enumerate(order)}
@@ -308,19 +327,19 @@ class CKACallback(AnalysisCallback):
 
         def see(layer: Layer, output: Any) -> None:
             nonlocal grams, scratch
-            tensor = features(selected[layer.name], output, n) if layer in places else None
+            tensor = features(modules[layer.name], output, n) if layer in places else None
             if tensor is None:
                 return
             if grams is None or scratch is None:
-                dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+                dtype = estimator.gram_dtype(tensor)
                 # A layer that does not run this time stays zero: it does not vary, so its row will be NaN.
                 grams = torch.zeros(len(order), n, n, dtype=dtype, device=tensor.device)
                 scratch = estimator.scratch_for(n, dtype, tensor.device)
             x = self._reduce(tensor)
             estimator.gram(x, kernel=self.kernel, bandwidth=self.bandwidth, out=grams[places[layer]], scratch=scratch)
 
-        selected = select_layers(module, [layer.name for layer in order])
-        with watching(selected, see):
+        modules = named_layers(module)
+        with watching({layer.name: modules[layer.name] for layer in order}, see):
             self._run(module, batch.data)
         if grams is None:
             raise RuntimeError("none of the layers ran in this forward pass, though they did before training")

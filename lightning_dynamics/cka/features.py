@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import first_tensor, function_named
 
 Reduction = Callable[[Tensor], Tensor]
@@ -33,6 +34,9 @@ def reduction_named(reduction: str | Reduction) -> Reduction:
     """
     if isinstance(reduction, str) and reduction in REDUCTIONS:
         return REDUCTIONS[reduction]
+    if isinstance(reduction, str) and "." not in reduction:
+        known = ", ".join(map(repr, REDUCTIONS))
+        raise ConfigurationError(f"`reduction={reduction!r}` must be {known}, 'package.module.function' or a function")
     function = function_named(reduction, "reduction")
     assert function is not None
     return function

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_dynamics.cka import estimator
@@ -96,15 +96,17 @@ class MinibatchCKA(Metric):
         return estimator.similarity(self.xy, self.xx, self.yy)
 
     def _rows(self, layers: Sequence[Tensor]) -> Tensor:
-        n, dtype = len(layers[0]), torch.float32
-        if any(layer.dtype == torch.float64 for layer in layers):
-            dtype = torch.float64
+        n, dtype = len(layers[0]), estimator.gram_dtype(*layers)
         grams = torch.empty(len(layers), n, n, dtype=dtype, device=layers[0].device)
         scratch = estimator.scratch_for(n, dtype, layers[0].device)
         for layer, out in zip(layers, grams, strict=True):
             estimator.gram(layer, kernel=self.kernel, bandwidth=self.bandwidth, out=out, scratch=scratch)
         return estimator.centered_rows(grams, debiased=self.debiased)
 
-    def set_dtype(self, dst_type: Any) -> MinibatchCKA:
-        """Stay in float64: HSIC sums of float32 activations need it."""
-        return self
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
+        """Follow the module to its device, and stay in float64: HSIC sums of float32 activations need it."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(fn(torch.empty(0, dtype=tensor.dtype, device=tensor.device)).device)
+
+        return super()._apply(move, exclude_state)

@@ -25,9 +25,9 @@ def panels(result: CKAResult, label: str) -> Panels:
     if result.first_pc_variance.isfinite().any():
         shown |= _component_panels(result, label)
     rows = [
-        (x, y, _cell(result.matrix[i, j]))
-        for i, x in enumerate(result.layers_x)
-        for j, y in enumerate(result.layers_y)
+        (x, y, value if math.isfinite(value) else None)
+        for x, values in zip(result.layers_x, result.matrix.tolist(), strict=True)
+        for y, value in zip(result.layers_y, values, strict=True)
     ]
     shown[f"{label}/values"] = Table(("layer x", "layer y", "cka"), rows, caption(result, "CKA"))
     return shown | {f"{label}/{name}": Scalar(value) for name, value in scalars(result).items()}
@@ -112,7 +112,3 @@ def _component_panels(result: CKAResult, label: str) -> dict[str, Panel]:
 
 def _basis(result: CKAResult) -> str:
     return f"{result.num_examples} examples of {result.data}, {result.estimator}"
-
-
-def _cell(value: Tensor) -> float | None:
-    return value.item() if value.isfinite() else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,7 +85,8 @@ class Reference:
         if ranks.size == 1:
             return self
         whole = Reference(self.label, self.layers)
-        kind = next((held["rows"].dtype for held in self.batches.values()), torch.float32)
+        double = ranks.any(any(held["rows"].dtype == torch.float64 for held in self.batches.values()))
+        kind = torch.float64 if double else torch.float32
         for number, indices in enumerate(probe.batches):
             n, count = len(indices), len(self.layers)
             shapes = {"rows": (count, n * n)}
@@ -98,3 +101,13 @@ class Reference:
     def to_state(self) -> dict[str, Any]:
         """For a checkpoint."""
         return {"label": self.label, "layers": self.layers, "batches": self.batches}
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """The file's name without its ending, with as many folders before it as tell all paths apart."""
+    parts = [Path(path).with_suffix("").parts for path in paths]
+    for depth in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(paths)

@@ -12,9 +12,7 @@ THRESHOLD = 0.9
 MIN_LENGTH = 3
 
 
-def find_blocks(
-    matrix: Tensor, *, threshold: float = THRESHOLD, min_length: int = MIN_LENGTH
-) -> list[tuple[int, int]]:
+def find_blocks(matrix: Tensor, *, threshold: float = THRESHOLD, min_length: int = MIN_LENGTH) -> list[tuple[int, int]]:
     """Blocks of a square similarity map.
 
     A block is a run of at least ``min_length`` consecutive layers whose every pairwise similarity is at least

@@ -18,6 +18,7 @@ from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.lightning import Callback, ConfigurationError, steps_taken
 from lightning_dynamics.core.probe import Batch, Probe, forget_probes, probe_for
 from lightning_dynamics.core.progress import progress
+from lightning_dynamics.core.random_state import seed_all
 from lightning_dynamics.core.result import Result
 from lightning_dynamics.core.schedule import Due, Moment, Schedule
 from lightning_dynamics.panels import Panels
@@ -51,9 +52,16 @@ class Occasion:
     description: str | None = None
 
     def batches(self) -> Iterator[Batch]:
-        """This process's share of the probe, with a progress bar if it takes long."""
+        """This process's share of the probe, with a progress bar if it takes long.
+
+        Whatever is random in the module draws from streams seeded by the minibatch's number: the same at every
+        event, and whichever process has the minibatch.
+        """
         numbers = self.ranks.share(range(len(self.probe.batches)))
-        return progress(self.probe.share(self.ranks), total=len(numbers), description=self.description)
+        for number in progress(numbers, total=len(numbers), description=self.description):
+            batch = self.probe.batch(number)
+            seed_all(self.probe.seed + number, *self.module.modules())
+            yield batch
 
 
 class AnalysisCallback(Callback, ABC):

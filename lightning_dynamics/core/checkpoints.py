@@ -32,7 +32,7 @@ def at_checkpoint(module: nn.Module, path: str | PathLike[str], *, argument: str
             f"`{argument}={str(path)!r}` is no Lightning checkpoint that loads with `weights_only=True`: {error}"
         ) from error
     own = {plain_name(name): name for name in module.state_dict()}
-    with isolated(module, mode="train" if module.training else "eval"):
+    with isolated(module, mode="train" if module.training else "eval", grad=torch.is_grad_enabled()):
         try:
             module.load_state_dict({own.get(name, name): value for name, value in saved.items()})
         except RuntimeError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import sys
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -37,14 +39,15 @@ def isolated(
     Args:
         module: the bare module, not a strategy's wrapper.
         mode: training flag given to every submodule. ``module.train()`` is not called: users override it.
-        seed: seeds torch, NumPy and Python inside, so that an analysis repeats itself.
+        seed: seeds torch, NumPy, Python and the module's own generators inside, so that an analysis repeats itself.
         grad: whether autograd is on inside.
 
     Cost: one copy of parameters, buffers and tensor attributes, in memory and in time.
     """
     device_types = {"cpu"} | {tensor.device.type for tensor in module.parameters()} - {"meta"}
+    attributes = [_plain_attributes(submodule) for submodule in module.modules()]
     with ExitStack() as stack:
-        stack.enter_context(preserved_random_state(*map(_plain_attributes, module.modules())))
+        stack.enter_context(preserved_random_state(*attributes))
         for restore in _module_restores(module):
             stack.callback(restore)
         stack.enter_context(_uncompiled())
@@ -56,7 +59,7 @@ def isolated(
         for submodule in module.modules():
             submodule.training = mode == "train"
         if seed is not None:
-            seed_all(seed)
+            seed_all(seed, *attributes)
         yield
 
 
@@ -69,18 +72,22 @@ def _plain_attributes(module: nn.Module) -> dict[str, Any]:
 def _module_restores(module: nn.Module) -> list[Restore]:
     """What must be called, last first, to have the module back."""
     restores: list[Restore] = []
-    for tensor in (*module.parameters(), *module.buffers()):
-        restores.append(_keep_tensor(tensor))
     for parameter in module.parameters():
-        # The gradient itself goes out of reach while the analysis runs, so it need not be copied.
+        # The gradient itself goes out of reach while the analysis runs, so it need not be copied. It is put back
+        # when the parameter has its shape and type again.
         restores.append(partial(setattr, parameter, "grad", parameter.grad))
         restores.append(partial(setattr, parameter, "requires_grad", parameter.requires_grad))
+    for tensor in (*module.parameters(), *module.buffers()):
+        restores.append(_keep_tensor(tensor))
     for submodule in module.modules():
         held = _plain_attributes(submodule)
         restores.extend(keep for value in held.values() if (keep := _keep_contents(value)))
         restores.append(partial(_put_back_attributes, submodule, held))
+        # A TorchScript module keeps its flag and its registries out of Python's reach.
+        restores.append(partial(setattr, submodule, "training", submodule.training))
         for registry in (submodule._parameters, submodule._buffers, submodule._modules):
-            restores.append(partial(_refill, registry, dict(registry), []))
+            if isinstance(registry, dict):
+                restores.append(partial(_put_back_items, registry, dict(registry)))
     return restores
 
 
@@ -90,25 +97,53 @@ def _put_back_attributes(module: nn.Module, held: dict[str, Any]) -> None:
     module.__dict__.update(held)
 
 
+# Proxies among them: a dead one cannot even be asked what it is.
+_PLAIN = {int, float, bool, str, bytes, type(None), *weakref.ProxyTypes}
+_CONTAINERS = (dict, list, deque, set, tuple)
+_LONGEST = 1000
+
+
 def _keep_contents(value: Any, depth: int = 3) -> Restore | None:
-    """How to undo changes made inside ``value`` itself; None for values that are not opened."""
-    if depth == 0:
+    """How to undo changes made inside ``value`` itself; None for values that are not opened.
+
+    A container of over 1,000 items gets the same items back, but the items are not opened: they are data.
+    """
+    if depth == 0 or type(value) in _PLAIN:
         return None
     if isinstance(value, Tensor):
         return _keep_tensor(value)
     if isinstance(value, np.ndarray):
-        return partial(np.copyto, value, value.copy())
-    if isinstance(value, dict | list | deque | set):
-        inner = [_keep_contents(item, depth - 1) for item in (value.values() if isinstance(value, dict) else value)]
-        return partial(_refill, value, value.copy(), [keep for keep in inner if keep])
-    return None
+        return partial(np.copyto, value, value.copy()) if value.flags.writeable else None
+    if not isinstance(value, _CONTAINERS):
+        return None
+    restores: list[Restore] = []
+    if len(value) <= _LONGEST:
+        inner = (_keep_contents(item, depth - 1) for item in (value.values() if isinstance(value, dict) else value))
+        restores.extend(keep for keep in inner if keep)
+    if not isinstance(value, tuple):
+        restores.insert(0, partial(_put_back_items, value, value.copy()))
+
+    def restore() -> None:
+        for put_back in restores:
+            put_back()
+
+    return restore if restores else None
 
 
-def _refill(container: Any, items: Any, inner: list[Restore]) -> None:
+def _put_back_items(container: Any, items: Any) -> None:
+    """Same items, same order. What did not change is not touched: some containers refuse to be filled."""
+    now, before = [list(c.values() if isinstance(c, dict) else c) for c in (container, items)]
+    if len(now) == len(before) and all(map(operator.is_, now, before)):
+        if not isinstance(container, dict) or list(container) == list(items):
+            return
     container.clear()
-    (container.extend if isinstance(container, list | deque) else container.update)(items)
-    for restore in inner:
-        restore()
+    if isinstance(container, dict):
+        for key, value in items.items():
+            container[key] = value
+    elif isinstance(container, set):
+        container.update(items)
+    else:
+        container.extend(items)
 
 
 def _keep_tensor(tensor: Tensor) -> Restore:
@@ -120,12 +155,16 @@ def _keep_tensor(tensor: Tensor) -> Restore:
 
     def restore() -> None:
         # Through ``.data``: the version counters of a live autograd graph must not move.
-        if tensor.data_ptr() != storage.data_ptr() or tensor.shape != storage.shape:
+        if _memory(tensor) != _memory(storage):
             tensor.data = storage
         if saved is not None:
             tensor.data.copy_(saved)
 
     return restore
+
+
+def _memory(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
 def _nothing() -> None:

@@ -40,6 +40,16 @@ class Layer:
         return self.name if self.call == 1 else f"{self.name}:{self.call}"
 
 
+def named_layers(module: nn.Module) -> dict[str, nn.Module]:
+    """All submodules that can run, by name, in the module's order."""
+    # A compiled module stands twice in the tree, the second time as `_orig_mod`, which is what runs its hooks.
+    return {
+        plain_name(name): submodule
+        for name, submodule in module.named_modules()
+        if plain_name(name) and not isinstance(submodule, nn.ModuleList | nn.ModuleDict)
+    }
+
+
 def select_layers(
     module: nn.Module, patterns: str | Sequence[str] = "*", *, argument: str = "layers"
 ) -> dict[str, nn.Module]:
@@ -55,12 +65,7 @@ def select_layers(
     Raises:
         ConfigurationError: a pattern that matches nothing or is no regular expression.
     """
-    # A compiled module stands twice in the tree, the second time as `_orig_mod`, which is what runs its hooks.
-    candidates = {
-        plain_name(name): sub
-        for name, sub in module.named_modules()
-        if plain_name(name) and not isinstance(sub, nn.ModuleList | nn.ModuleDict)
-    }
+    candidates = named_layers(module)
     bystanders = [name for name, sub in candidates.items() if isinstance(sub, Metric | MetricCollection | _Loss)]
     chosen: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -84,7 +89,7 @@ def _matcher(pattern: str, argument: str) -> Callable[[str], bool]:
         return lambda name: fnmatchcase(name, pattern)
     try:
         expression = re.compile(pattern[3:])
-    except re.error as error:
+    except (re.error, OverflowError) as error:
         raise ConfigurationError(f"`{argument}={pattern!r}` is not a regular expression: {error}") from error
     return lambda name: expression.fullmatch(name) is not None
 

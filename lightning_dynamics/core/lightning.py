@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning
+from torch.utils.data import SubsetRandomSampler
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -73,6 +74,16 @@ def validation_loaders(trainer: Trainer) -> Any:
         return trainer.val_dataloaders
     source = trainer.fit_loop.epoch_loop.val_loop._data_source
     return source.dataloader() if source.is_defined() else None
+
+
+def sampled_indices(loader: Any) -> tuple[int, ...] | None:
+    """The data set indices that a loader's SubsetRandomSampler draws from; None with any other sampler.
+
+    Private attribute (Lightning wraps samplers under DDP), checked on Lightning 2.5.1 and 2.6.6.
+    """
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    sampler = getattr(getattr(sampler, "dataset", None), "_sampler", sampler)
+    return tuple(map(int, sampler.indices)) if isinstance(sampler, SubsetRandomSampler) else None
 
 
 def to_device(trainer: Trainer, module: LightningModule, batch: Any) -> Any:

@@ -30,10 +30,10 @@ def function_named(name: str | Callable[..., Any] | None, argument: str) -> Call
     """
     if name is None or callable(name):
         return name
-    module_name, _, attribute = name.rpartition(".")
     try:
+        module_name, _, attribute = name.rpartition(".")
         found = getattr(import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ConfigurationError(
             f"`{argument}={name!r}` names no function: give 'package.module.function', or the function itself"
         ) from error
@@ -71,8 +71,11 @@ def training_step(module: Any, batch: Any) -> Any:
             f"{type(module).__name__} optimises manually, so its `training_step` cannot be run without training: "
             "give it a `forward`, or pass `loss_fn`"
         )
+    parameters = inspect.signature(module.training_step).parameters
     arguments: list[Any] = [batch]
-    if len(inspect.signature(module.training_step).parameters) > 1:
+    if "dataloader_iter" in parameters:
+        arguments = [iter([(batch, 0, 0)])]
+    elif len(parameters) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters.values()):
         arguments.append(0)
     with _silenced(module):
         return module.training_step(*arguments)
@@ -136,50 +139,50 @@ def _has_forward(module: nn.Module) -> bool:
 
 
 def _forward_arguments(module: nn.Module, batch: Any) -> tuple[Sequence[Any], dict[str, Any]]:
-    parameters = [
-        parameter
-        for parameter in inspect.signature(module.forward).parameters.values()
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
+    signature = list(inspect.signature(module.forward).parameters.values())
+    parameters = [p for p in signature if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    required = [p.name for p in parameters if p.default is p.empty]
     if parameters and parameters[0].name == "batch":
         return (batch,), {}
     if isinstance(batch, Mapping):
-        accepted = {parameter.name: batch[parameter.name] for parameter in parameters if parameter.name in batch}
-        if accepted:
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in signature)
+        accepted = {key: batch[key] for key in batch if takes_any or any(key == p.name for p in parameters)}
+        if accepted and accepted.keys() >= set(required):
             return (), accepted
         key = next((key for key in INPUT_KEYS if key in batch), None)
-        if key is None:
+        if key is None or len(required) > 1:
             raise ConfigurationError(
                 f"cannot tell which of {list(batch)} are the inputs of {type(module).__name__}.forward: "
                 "pass `predict_fn(module, batch)`"
             )
         return (batch[key],), {}
     if isinstance(batch, list | tuple):
-        required = sum(parameter.default is parameter.empty for parameter in parameters)
-        return batch[: max(1, required)], {}
+        return batch[: max(1, len(required))], {}
     return (batch,), {}
 
 
 @contextmanager
 def _silenced(module: Any) -> Iterator[None]:
-    """No ``self.log``, ``self.log_dict``, ``self.print`` and no ``self.logger`` inside."""
+    """No ``self.log``, ``log_dict``, ``print`` and no ``self.logger`` inside, in LightningModules below it neither."""
 
     def nothing(*_: Any, **__: Any) -> None: ...
 
     names = ("log", "log_dict", "print")
-    held = {name: vars(module)[name] for name in names if name in vars(module)}
+    speakers = [vars(sub) for sub in module.modules() if isinstance(sub, both("LightningModule"))]
+    held = [{name: speaker[name] for name in names if name in speaker} for speaker in speakers]
     trainer = module._trainer
     loggers = None if trainer is None else trainer.loggers
-    for name in names:
-        vars(module)[name] = nothing
+    for speaker in speakers:
+        speaker.update(dict.fromkeys(names, nothing))
     if trainer is not None:
         package = next(cls for cls in both("Trainer") if isinstance(trainer, cls)).__module__.partition(".trainer")[0]
         trainer.loggers = [import_module(f"{package}.loggers.logger").DummyLogger() for _ in loggers or ()]
     try:
         yield
     finally:
-        for name in names:
-            del vars(module)[name]
-        vars(module).update(held)
+        for speaker, own in zip(speakers, held, strict=True):
+            for name in names:
+                del speaker[name]
+            speaker.update(own)
         if trainer is not None:
             trainer.loggers = loggers

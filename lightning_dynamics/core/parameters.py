@@ -23,10 +23,12 @@ def select_parameters(
     """Parameters whose name matches one of the globs, in the module's order, tied ones once.
 
     Raises:
-        ConfigurationError: a pattern that matches nothing, naming ``argument``.
+        ConfigurationError: no pattern, or one that matches nothing, naming ``argument``.
     """
     named = {plain_name(name): parameter for name, parameter in module.named_parameters()}
     wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not wanted:
+        raise ConfigurationError(f"`{argument}` is empty: give at least one pattern, e.g. '*'")
     for pattern in wanted:
         if not any(fnmatchcase(name, pattern) for name in named):
             raise ConfigurationError(

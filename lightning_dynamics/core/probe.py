@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, default_collate
 
-from lightning_dynamics.core.distributed import Ranks
-from lightning_dynamics.core.lightning import ConfigurationError, to_device, validation_loaders
+from lightning_dynamics.core.lightning import ConfigurationError, sampled_indices, to_device, validation_loaders
 from lightning_dynamics.core.random_state import preserved_random_state, seed_all
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class Probe:
 
     Which examples, in which minibatches, depends on the data set, ``num_examples``, ``batch_size`` and ``seed``
     alone; each process reads and keeps only the minibatches that are its own. Random augmentation is frozen:
-    every minibatch is drawn once, from its own seed, without touching the global random streams or generators
-    that the data set holds. Reading never goes through the Trainer's loaders.
+    every minibatch is drawn once, from its own seed, which the global random streams and the generators that the
+    data set and the collate function hold get for that time. Reading never goes through the Trainer's loaders.
 
     Args:
         dataset: a map-style data set.
@@ -69,29 +69,25 @@ class Probe:
         """How many examples, over all processes."""
         return sum(map(len, self.batches))
 
-    def share(self, ranks: Ranks) -> Iterator[Batch]:
-        """This process's minibatches, in order, on the device."""
-        for number in ranks.share(range(len(self.batches))):
-            yield self.batch(number)
-
     def batch(self, number: int) -> Batch:
-        """One minibatch, by its place among all of them."""
+        """One minibatch, by its place among all of them; the caller's own copy, to change as it likes."""
         indices = self.batches[number]
         if number not in self._kept:
-            with preserved_random_state(self.dataset):
-                seed_all(self.seed + number)
+            with preserved_random_state(self.dataset, self.collate):
+                seed_all(self.seed + number, self.dataset, self.collate)
                 read = self.collate([self.dataset[index] for index in indices])
-                placed = self.place(read)
+            placed = self._placed(number, read)
             # What does not fit is kept where it was read, and placed anew, from the same seed, each time.
             fits = _bytes(placed) * len(self.batches) <= _CACHE_LIMIT
             self._kept[number] = (placed if fits else read, fits)
-            return Batch(number, indices, placed)
         kept, is_placed = self._kept[number]
-        if not is_placed:
-            with preserved_random_state():
-                seed_all(self.seed + number)
-                kept = self.place(kept)
-        return Batch(number, indices, kept)
+        # A copy: a module may well change its batch in place, or pop the labels.
+        return Batch(number, indices, copy.deepcopy(kept) if is_placed else self._placed(number, kept))
+
+    def _placed(self, number: int, read: Any) -> Any:
+        with preserved_random_state():
+            seed_all(self.seed + number)
+            return self.place(copy.deepcopy(read))
 
 
 _probes: WeakKeyDictionary[Any, dict[Any, Probe]] = WeakKeyDictionary()
@@ -117,15 +113,18 @@ def probe_for(
         seed: of the choice and of frozen augmentation.
 
     Raises:
-        ConfigurationError: no such data, an iterable-style or empty data set, several loaders.
+        ConfigurationError: no such data, an iterable-style or empty data set, several loaders, a loader whose data
+            set hands out whole batches.
     """
-    name, dataset, collate = _resolve(trainer, data)
+    name, dataset, collate, population = _resolve(trainer, data)
     shared = _probes.setdefault(trainer, {})
-    key = (id(module), id(dataset), name, num_examples, batch_size, seed)
+    key = (id(module), id(dataset), id(collate), population, name, num_examples, batch_size, seed)
     if key not in shared:
-        size = len(dataset)  # type: ignore[arg-type]
+        size = len(dataset) if population is None else len(population)  # type: ignore[arg-type]
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(size, generator=generator)[:num_examples]
+        if population is not None:
+            chosen = torch.tensor(population)[chosen]
         batches = tuple(tuple(part.tolist()) for part in chosen.split(batch_size))
         shared[key] = Probe(
             dataset, name, batches, collate, lambda batch: to_device(trainer, module, batch), seed=seed
@@ -138,23 +137,34 @@ def forget_probes(trainer: Trainer) -> None:
     _probes.pop(trainer, None)
 
 
-def _resolve(trainer: Trainer, data: Any) -> tuple[str, Dataset[Any], Callable[[list[Any]], Any]]:
+def _resolve(
+    trainer: Trainer, data: Any
+) -> tuple[str, Dataset[Any], Callable[[list[Any]], Any], tuple[int, ...] | None]:
+    """Name, data set, collate function, and the indices to choose from if a sampler leaves some out."""
     name, source = data if isinstance(data, str) else type(data).__name__, data
-    if data == "train":
+    if name == "train" and isinstance(data, str):
         source = trainer.train_dataloader
-    elif data == "val":
+    elif name == "val" and isinstance(data, str):
         with preserved_random_state():
             source = validation_loaders(trainer)
         if source is None or (isinstance(source, list | tuple) and not source):
             raise ConfigurationError("`data='val'`, but there is no validation data: use `data='train'` or a Dataset")
     elif isinstance(data, str):
         raise ConfigurationError(f"`data` must be 'train', 'val', a Dataset or a DataLoader; got {data!r}")
-    if isinstance(source, list | tuple) and len(source) == 1:
-        source = source[0]
+    if isinstance(data, str) and isinstance(source, list | tuple | dict) and len(source) == 1:
+        source = next(iter(source.values() if isinstance(source, dict) else source))
     collate: Callable[[list[Any]], Any] = default_collate
+    population = None
     if isinstance(source, DataLoader):
+        indexed = not isinstance(source.dataset, IterableDataset)
+        if indexed and source.batch_sampler is None and not isinstance(source.sampler, BatchSampler):
+            raise ConfigurationError(
+                f"`data={name!r}`: with `batch_size=None` the loader's data set hands out whole batches, not examples; "
+                "pass a Dataset of single examples (`data=Dataset`)"
+            )
         # A loader without batches of its own has a collate function for single examples.
         collate = source.collate_fn if source.batch_sampler is not None else default_collate
+        population = sampled_indices(source)
         source = source.dataset
     if isinstance(source, IterableDataset) or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
         raise ConfigurationError(
@@ -167,12 +177,12 @@ def _resolve(trainer: Trainer, data: Any) -> tuple[str, Dataset[Any], Callable[[
         )
     if len(source) == 0:
         raise ConfigurationError(f"`data={name!r}` is an empty data set: there is nothing to analyse")
-    return name, source, collate
+    return name, source, collate, population
 
 
 def _bytes(batch: Any) -> int:
     if isinstance(batch, torch.Tensor):
         return batch.numel() * batch.element_size() if batch.device.type != "cpu" else 0
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         return sum(map(_bytes, batch.values()))
     return sum(map(_bytes, batch)) if isinstance(batch, Sequence) and not isinstance(batch, str) else 0

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 import random
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import FunctionType, ModuleType
+from functools import partial
+from itertools import islice
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,8 +20,8 @@ from torch import Tensor
 Restore = Callable[[], None]
 
 
-def seed_all(seed: int) -> None:
-    """Seed torch (on every device in use), NumPy and Python.
+def seed_all(seed: int, *owners: Any) -> None:
+    """Seed torch (on every device in use), NumPy and Python, and the generators that ``owners`` hold.
 
     Not ``torch.manual_seed``: where CUDA is not running yet, that queues a seed for when it starts.
     """
@@ -28,13 +32,20 @@ def seed_all(seed: int) -> None:
         torch.mps.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
+    for generator in _generators(owners):
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(seed)
+        elif isinstance(generator, np.random.Generator):
+            generator.bit_generator.state = type(generator.bit_generator)(seed % 2**32).state
+        else:
+            generator.seed(seed % 2**32)
 
 
 @contextmanager
 def preserved_random_state(*owners: Any) -> Iterator[None]:
     """Put the global streams back, and the generators that ``owners`` (a data set, a module) hold.
 
-    Generators are looked for in the owners' attributes, lists, tuples and dicts, a few levels deep: where
+    Generators are looked for in the owners' attributes, containers and bound methods, a few levels deep: where
     transforms keep them.
     """
     with ExitStack() as restore:
@@ -73,30 +84,42 @@ def _stream(generator: Any) -> Restore:
 
 
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-_LEAVES = (Tensor, np.ndarray, str, bytes, int, float, type, FunctionType, ModuleType)
+# Proxies first: a dead one cannot even be asked what it is.
+_LEAVES = (*weakref.ProxyTypes, str, int, float, bytes, Tensor, np.ndarray, type, FunctionType, ModuleType)
+_CONTAINERS = (list, tuple, set, deque)
+_LONGEST = 1000  # longer containers are data, not transforms
+_MOST = 10_000  # objects looked at per owner
 
 
-def _generators(owners: Iterable[Any], depth: int = 6) -> list[Any]:
-    """Every generator reachable from ``owners`` through attributes and containers."""
+def _generators(owners: Iterable[Any]) -> list[Any]:
+    """Every generator reachable from ``owners``, the nearest first; the search of each gives up in the end."""
     found: list[Any] = []
-    seen: set[int] = set()
-
-    def visit(value: Any, depth: int) -> None:
-        # A Trainer leads to everything, and to nothing that the owner calls its own.
-        if depth < 0 or id(value) in seen or isinstance(value, _LEAVES) or type(value).__name__ == "Trainer":
-            return
-        seen.add(id(value))
-        if isinstance(value, _GENERATORS):
-            found.append(value)
-        elif isinstance(value, dict):
-            for item in value.values():
-                visit(item, depth - 1)
-        elif isinstance(value, list | tuple):
-            for item in value[:1000]:  # longer ones are data, not transforms
-                visit(item, depth - 1)
-        elif hasattr(value, "__dict__"):
-            visit(vars(value), depth - 1)
-
+    seen: dict[int, Any] = {}
     for owner in owners:
-        visit(owner, depth)
+        queue: deque[Any] = deque([owner])
+        for _ in range(_MOST):
+            if not queue:
+                break
+            value = queue.popleft()
+            # A Trainer leads to everything, and to nothing that the owner calls its own.
+            if id(value) in seen or isinstance(value, _LEAVES) or type(value).__name__ == "Trainer":
+                continue
+            seen[id(value)] = value
+            if isinstance(value, _GENERATORS):
+                if not isinstance(value, random.SystemRandom):  # has no state
+                    found.append(value)
+            elif len(queue) < _MOST:
+                queue.extend(_held(value))
     return found
+
+
+def _held(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return islice(value.values(), _LONGEST)
+    if isinstance(value, _CONTAINERS):
+        return islice(value, _LONGEST)
+    if isinstance(value, MethodType):
+        return (value.__self__,)
+    if isinstance(value, partial):
+        return (value.func, *value.args, *value.keywords.values())
+    return vars(value).values() if hasattr(value, "__dict__") else ()

@@ -42,9 +42,12 @@ class Result:
         return cls(**state)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write an ``.npz`` file: one array per tensor, everything else as JSON under ``__plain__``."""
+        """Write an ``.npz`` file: one array per tensor, everything else as JSON under ``__plain__``.
+
+        A tensor that is a field has the field's name, those inside a list or dict ``field.0``, ``field.1``, ….
+        """
         arrays: dict[str, np.ndarray] = {}
-        plain = _split(self.to_state(), "", arrays)
+        plain = {name: _split(value, name, arrays) for name, value in self.to_state().items()}
         arrays["__plain__"] = np.array(json.dumps(plain))
         with Path(path).open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
@@ -57,25 +60,34 @@ class Result:
 
 
 _TENSOR = "__tensor__"
+_NOT_IN_NUMPY = {torch.bfloat16: torch.int16}  # stored as the bits they are
 
 
-def _split(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+def _split(value: Any, field: str, arrays: dict[str, np.ndarray], nested: bool = False) -> Any:
     """Move the tensors of a nested value into ``arrays``, leaving their names behind."""
     if isinstance(value, Tensor):
-        name = path.lstrip(".")
-        arrays[name] = value.detach().cpu().numpy()
+        # Keys may hold anything, so they do not become names.
+        name = f"{field}.{len(arrays)}" if nested else field
+        stored = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        if stored.dtype in _NOT_IN_NUMPY:
+            arrays[name] = stored.view(_NOT_IN_NUMPY[stored.dtype]).numpy()
+            return {_TENSOR: name, "dtype": str(stored.dtype).removeprefix("torch.")}
+        arrays[name] = stored.numpy()
         return {_TENSOR: name}
     if isinstance(value, dict):
-        return {key: _split(item, f"{path}.{key}", arrays) for key, item in value.items()}
+        if _TENSOR in value:
+            raise ValueError(f"{field!r} has the key {_TENSOR!r}, which stands for a tensor in the file")
+        return {key: _split(item, field, arrays, nested=True) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_split(item, f"{path}.{i}", arrays) for i, item in enumerate(value)]
+        return [_split(item, field, arrays, nested=True) for item in value]
     return value
 
 
 def _join(value: Any, arrays: Any) -> Any:
     if isinstance(value, dict):
-        if set(value) == {_TENSOR}:
-            return torch.from_numpy(arrays[value[_TENSOR]])
+        if _TENSOR in value:
+            tensor = torch.from_numpy(arrays[value[_TENSOR]])
+            return tensor.view(getattr(torch, value["dtype"])) if "dtype" in value else tensor
         return {key: _join(item, arrays) for key, item in value.items()}
     if isinstance(value, list):
         return [_join(item, arrays) for item in value]

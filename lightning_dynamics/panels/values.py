@@ -58,6 +58,8 @@ class Film:
             _check_rgb(frame)
         if len({frame.shape for frame in self.frames}) > 1:
             raise ValueError("all frames of a Film must have the same size")
+        if not self.fps > 0:
+            raise ValueError(f"fps must be positive, got {self.fps}")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,118 @@
+"""A small residual network learns digits, watched by every analysis of the suite.
+
+Run ``python examples/00_demo.py``; it ends by saying where to look.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from data import load
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_dynamics import CKACallback, LocalReport
+
+
+class Block(nn.Module):
+    """Two convolutions and a way around them."""
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.shortcut = nn.Identity() if stride == 1 else nn.Conv2d(width_in, width, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu1(self.norm1(self.conv1(x)))
+        return self.relu2(self.norm2(self.conv2(out)) + self.shortcut(x))
+
+
+class ResidualNet(pl.LightningModule):
+    """An ordinary LightningModule: nothing in it knows that it is watched."""
+
+    def __init__(self, channels: int, classes: int, width: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+        self.stage1 = nn.Sequential(Block(width, width, 1), Block(width, width, 1))
+        self.stage2 = nn.Sequential(Block(width, 2 * width, 2), Block(2 * width, 2 * width, 1))
+        self.head = nn.Linear(2 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.stage2(self.stage1(self.stem(x))).mean((2, 3)))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = F.cross_entropy(self(batch[0]), batch[1])
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        logits = self(batch[0])
+        self.log("val/loss", F.cross_entropy(logits, batch[1]), prog_bar=True)
+        self.log("val/accuracy", (logits.argmax(1) == batch[1]).float().mean(), prog_bar=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+
+
+def main() -> None:
+    """Train, watch, and say where to look."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-file", type=Path, help="an .npz file of images; see examples/data.py")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything that is written")
+    parser.add_argument(
+        "--wandb",
+        choices=["online", "offline", "disabled"],
+        default="online" if os.environ.get("WANDB_API_KEY") else "offline",
+    )
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    # W&B stages the tables of an offline run elsewhere by default; beside it, the folder can be moved and synced.
+    os.environ.setdefault("WANDB_DATA_DIR", str(out))
+    os.environ.setdefault("WANDB_SILENT", "true")
+
+    pl.seed_everything(0, verbose=False)
+    train, validation = load(arguments.data_file)
+    model = ResidualNet(channels=train.tensors[0].shape[1], classes=int(train.tensors[1].max()) + 1)
+    report = LocalReport(save_dir=str(out), name="report")
+    wandb_logger = WandbLogger(project="lightning-dynamics", name="demo", save_dir=out, mode=arguments.wandb)
+    trainer = pl.Trainer(
+        max_epochs=arguments.epochs,
+        accelerator="auto",
+        devices=1,
+        logger=[wandb_logger, report],
+        callbacks=[
+            CKACallback(layers="*", data="val", at_start=True),
+            CKACallback(layers=["stem", "Block", "head"], compare_to="initialization", data="val", name="change"),
+        ],
+        default_root_dir=out,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        log_every_n_steps=5,
+    )
+    trainer.fit(model, DataLoader(train, 64, shuffle=True), DataLoader(validation, 256))
+
+    run = wandb_logger.experiment
+    folder = Path(run.dir).parent
+    run.finish()
+    print(f"\nLocal report:  {report.index}")
+    if arguments.wandb == "offline":
+        print(f"W&B run:       {folder}\n  to upload:   WANDB_DATA_DIR={out} wandb sync {folder}")
+    elif arguments.wandb == "online":
+        print(f"W&B run:       {run.url}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,505 @@
+"""``isolated``: whatever happens inside, module and random streams come back bit for bit."""
+
+from __future__ import annotations
+
+import random
+import time
+import weakref
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchmetrics
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from lightning_dynamics.core.isolation import isolated
+
+
+class Net(nn.Module):
+    """A bit of everything that a module may hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 6)
+        self.norm = nn.BatchNorm1d(6)
+        self.drop = nn.Dropout(0.5)
+        self.spectral = parametrizations.spectral_norm(nn.Linear(6, 6))
+        self.weight_normed = parametrizations.weight_norm(nn.Linear(6, 4))
+        self.frozen = nn.BatchNorm1d(4).eval()
+        self.frozen.weight.requires_grad_(False)
+        self.tied = nn.Linear(4, 6)
+        self.tied.weight = self.first.weight
+        self.lstm = nn.LSTM(2, 3)
+        self.accuracy = torchmetrics.Accuracy(task="multiclass", num_classes=4)
+        self.cat = torchmetrics.CatMetric()
+        self.many = torchmetrics.MetricCollection([torchmetrics.MeanMetric(), torchmetrics.SumMetric()])
+        self.register_buffer("expanded", torch.ones(1).expand(3))
+        self.register_buffer("empty", torch.zeros(0, 3))
+        self.register_buffer("flags", torch.tensor([True, False]))
+        self.register_buffer("count", torch.tensor(3))
+        self.register_buffer("bf16", torch.tensor([1.5, -2.0], dtype=torch.bfloat16))
+        self.register_buffer("odd", torch.tensor([float("nan"), -0.0, 0.0, float("inf")]))
+        self.register_buffer("none", None)
+        self.log_of_steps: list[Any] = [1, torch.zeros(2), [torch.ones(1)]]
+        self.table: dict[str, Any] = {"a": 1, "b": {"c": torch.zeros(1)}}
+        self.ordered = OrderedDict(x=1, y=2)
+        self.default: defaultdict[str, list[int]] = defaultdict(list, k=[1])
+        self.counter = Counter("hello")
+        self.recent: deque[int] = deque([1, 2, 3], maxlen=3)
+        self.names = {"a", "b"}
+        self.state = (torch.zeros(2), [1, 2])
+        self.array = np.arange(4.0)
+        self.fixed_array = np.arange(4.0)
+        self.fixed_array.flags.writeable = False
+        self.plain_tensor = torch.arange(3.0)
+        self.step = 7
+        self.torch_rng = torch.Generator().manual_seed(1)
+        self.numpy_rng = np.random.default_rng(2)
+        self.legacy_rng = np.random.RandomState(3)
+        self.python_rngs = [random.Random(4), random.SystemRandom()]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop(self.norm(self.first(x)).relu())
+        return self.frozen(self.weight_normed(self.spectral(x)))
+
+
+def bits(value: Any) -> Any:
+    """``value`` as something that ``==`` compares bit for bit."""
+    if isinstance(value, Tensor):
+        raw = value.detach().contiguous().view(-1).view(torch.uint8).tolist() if value.numel() else []
+        return "tensor", value.dtype, tuple(value.shape), value.stride(), raw
+    if isinstance(value, np.ndarray):
+        return "array", value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, torch.Generator):
+        return bits(value.get_state())
+    if isinstance(value, np.random.Generator):
+        return repr(value.bit_generator.state)
+    if isinstance(value, np.random.RandomState):
+        return repr(value.get_state(legacy=False))
+    if isinstance(value, random.SystemRandom):
+        return "system"
+    if isinstance(value, random.Random):
+        return value.getstate()
+    if isinstance(value, dict):
+        return type(value).__name__, [(key, bits(item)) for key, item in value.items()]
+    if isinstance(value, list | tuple | deque):
+        return type(value).__name__, [bits(item) for item in value]
+    if isinstance(value, set):
+        return "set", sorted(map(repr, value))
+    return "object", id(value) if not isinstance(value, str | int | float | bool) else repr(value)
+
+
+def snapshot(module: nn.Module) -> dict[str, Any]:
+    """Everything about a module and the random streams, as comparable bits, identities included."""
+    seen: dict[str, Any] = {
+        "streams": (bits(torch.get_rng_state()), repr(np.random.get_state(legacy=False)), random.getstate()),
+        "grad mode": torch.is_grad_enabled(),
+        "autocast": (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
+    }
+    for name, sub in module.named_modules(remove_duplicate=False):
+        for key, value in vars(sub).items():
+            seen[f"{name}:{key}"] = (id(value) if not isinstance(value, int | float | str) else None, bits(value))
+        seen[f"{name}:training"] = sub.training
+        for key, parameter in sub._parameters.items():
+            if parameter is not None:
+                grad = parameter.grad
+                seen[f"{name}:{key}:parameter"] = (
+                    *(id(parameter), parameter.data_ptr(), parameter.requires_grad, bits(parameter)),
+                    (id(grad), None if grad is None else bits(grad)),
+                )
+        for key, buffer in sub._buffers.items():
+            if buffer is not None:
+                seen[f"{name}:{key}:buffer"] = (id(buffer), buffer.data_ptr(), bits(buffer))
+    return seen
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    return [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(0)
+    net = Net()
+    net(torch.randn(5, 4)).sum().backward()
+    net.cat.update(torch.tensor([1.0]))
+    net.accuracy.update(torch.randn(3, 4), torch.tensor([0, 1, 2]))
+    net.many.update(torch.tensor([2.0]))
+    return net
+
+
+def _hidden_state(net: Net) -> None:
+    net.state[0].add_(1)
+    net.state[1].append(3)
+
+
+def _swap_shape(net: Net) -> None:
+    net.first.weight.data = torch.zeros(2, 2)
+
+
+def _swap_dtype(net: Net) -> None:
+    net.bf16.data = net.bf16.data.view(torch.int16)
+    net.double()
+
+
+def _transpose(net: Net) -> None:
+    net.spectral.parametrizations.weight.original.data = net.spectral.parametrizations.weight.original.data.t()
+
+
+def _delete(net: Net) -> None:
+    del net.step, net.array, net.first.bias, net.lstm
+    net.drop = nn.Identity()
+
+
+def _rename(net: Net) -> None:
+    net.first, net.tied = net.tied, net.first
+
+
+def _registered(net: Net) -> None:
+    net.register_buffer("new_buffer", torch.zeros(1))
+    net.register_parameter("new_parameter", nn.Parameter(torch.zeros(1)))
+    net.add_module("new_module", nn.ReLU())
+    net.new_list = [1]
+
+
+def _hooks(net: Net) -> None:
+    for module in net.modules():
+        module.register_forward_hook(lambda *_: None)
+        module.register_forward_pre_hook(lambda *_: None)
+        module.register_full_backward_hook(lambda *_: None)
+
+
+def _draw(net: Net) -> None:
+    torch.rand(3), np.random.rand(), random.random(), torch.rand(1, generator=net.torch_rng)
+    net.numpy_rng.random(), net.legacy_rng.rand(), net.python_rngs[0].random()
+
+
+def _backward(net: Net) -> None:
+    with torch.enable_grad():
+        net(torch.randn(5, 4)).sum().backward()
+
+
+HARM: dict[str, Callable[[Net], Any]] = {
+    "forward in train mode": lambda net: net.train()(torch.randn(5, 4)),
+    "backward": _backward,
+    "metric update": lambda net: net.accuracy.update(torch.randn(3, 4), torch.tensor([0, 1, 2])),
+    "metric forward": lambda net: net.accuracy(torch.randn(3, 4), torch.tensor([0, 1, 2])),
+    "metric list state": lambda net: net.cat(torch.tensor([1.0, 2.0])),
+    "metric collection": lambda net: (net.many(torch.tensor([1.0])), net.many.reset()),
+    "metric compute": lambda net: net.accuracy.compute(),
+    "list": lambda net: (net.log_of_steps[1].add_(1), net.log_of_steps[2][0].add_(1), net.log_of_steps.pop(0)),
+    "dict": lambda net: (net.table["b"]["c"].add_(1), net.table["b"].update(d=1), net.table.pop("a")),
+    "ordered dict": lambda net: net.ordered.move_to_end("x"),
+    "default dict": lambda net: (net.default["k"].append(2), net.default["new"]),
+    "counter": lambda net: net.counter.update("hello"),
+    "deque": lambda net: net.recent.append(4),
+    "set": lambda net: (net.names.add("c"), net.names.discard("a")),
+    "tuple": _hidden_state,
+    "array": lambda net: net.array.fill(9),
+    "tensor attribute": lambda net: net.plain_tensor.fill_(9),
+    "attribute": lambda net: setattr(net, "step", 8),
+    "generators": _draw,
+    "buffer replaced": lambda net: setattr(net, "odd", torch.zeros(2)),
+    "buffers written": lambda net: [b.zero_() for b in net.buffers() if b is not net.expanded],
+    "data swapped, other shape": _swap_shape,
+    "data swapped, other type": _swap_dtype,
+    "data swapped, other strides": _transpose,
+    "parameter replaced": lambda net: setattr(net.first, "weight", nn.Parameter(torch.zeros(1))),
+    "parameters written": lambda net: [p.data.add_(1) for p in net.parameters()],
+    "requires_grad": lambda net: [p.requires_grad_(not p.requires_grad) for p in net.parameters()],
+    "grad written": lambda net: [setattr(p, "grad", torch.ones_like(p)) for p in net.parameters()],
+    "deleted": _delete,
+    "submodules swapped": _rename,
+    "registered": _registered,
+    "hooks": _hooks,
+    "train flags": lambda net: (net.eval(), net.norm.train()),
+}
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("harm", HARM)
+def test_everything_comes_back(net: Net, harm: str, mode: Any) -> None:
+    before = snapshot(net)
+    with torch.no_grad(), isolated(net, mode=mode, seed=3):
+        HARM[harm](net)
+        assert differences(before, snapshot(net)), "the harm must be visible inside, or this tests nothing"
+    assert differences(before, snapshot(net)) == []
+
+
+@pytest.mark.parametrize("harm", ["forward in train mode", "deleted", "generators", "data swapped, other shape"])
+def test_everything_comes_back_after_an_exception(net: Net, harm: str) -> None:
+    before = snapshot(net)
+    with pytest.raises(ZeroDivisionError), isolated(net):
+        HARM[harm](net)
+        raise ZeroDivisionError
+    assert differences(before, snapshot(net)) == []
+
+
+def test_all_harm_at_once_and_nested(net: Net) -> None:
+    before = snapshot(net)
+    with isolated(net, mode="train", grad=True):
+        HARM["forward in train mode"](net)
+        inside = snapshot(net)
+        with isolated(net, seed=5):
+            for name in ("backward", "list", "registered", "hooks", "requires_grad", "deleted"):
+                HARM[name](net)
+        assert differences(inside, snapshot(net)) == []
+    assert differences(before, snapshot(net)) == []
+
+
+def test_training_goes_on_as_if_nothing_had_happened() -> None:
+    """The same two steps, with and without an analysis between backward and step."""
+
+    def train(analyse: bool) -> list[Any]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 1))
+        optimizer = torch.optim.Adam(net.parameters(), 0.1)
+        for _ in range(3):
+            net(torch.randn(8, 4)).square().mean().backward()
+            if analyse:
+                with isolated(net, mode="train", seed=1, grad=True):
+                    net(torch.randn(8, 4)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return [bits(value) for value in net.state_dict().values()]
+
+    assert train(True) == train(False)
+
+
+def test_a_live_graph_can_still_be_walked_back(net: Net) -> None:
+    """With ``retain_graph`` or truncated backpropagation, training's own graph is alive during an analysis."""
+    net.eval()
+    loss = net(torch.randn(5, 4)).sum()
+    with isolated(net, grad=True):
+        net(torch.randn(5, 4))
+    loss.backward()  # raises if a tensor it saved has been written to
+
+
+def test_flags_inside(net: Net) -> None:
+    for mode in ("eval", "train"):
+        with isolated(net, mode=mode):  # type: ignore[arg-type]
+            assert {module.training for module in net.modules()} == {mode == "train"}
+            assert not torch.is_grad_enabled()
+            assert all(parameter.grad is None for parameter in net.parameters())
+    with torch.no_grad(), isolated(net, grad=True):
+        assert torch.is_grad_enabled()
+
+
+def test_train_is_not_called_where_users_override_it() -> None:
+    class Frozen(nn.Linear):
+        def train(self, mode: bool = True) -> Frozen:
+            raise AssertionError("called")
+
+    net = Frozen(2, 2)
+    with isolated(net, mode="train"):
+        assert net.training
+
+
+def test_autocast_is_off_inside_and_back_afterwards() -> None:
+    net = nn.Linear(2, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with isolated(net):
+            assert net(torch.randn(1, 2)).dtype == torch.float32
+            assert not torch.is_autocast_enabled("cpu")
+        assert torch.is_autocast_enabled("cpu")
+        assert net(torch.randn(1, 2)).dtype == torch.bfloat16
+
+
+def test_seed_repeats_draws_from_every_stream(net: Net) -> None:
+    def draws(seed: int | None) -> list[Any]:
+        with isolated(net, seed=seed):
+            return [
+                *(torch.rand(1).item(), np.random.rand(), random.random()),
+                torch.rand(1, generator=net.torch_rng).item(),
+                *(net.numpy_rng.random(), net.legacy_rng.rand(), net.python_rngs[0].random()),
+            ]
+
+    first = draws(5)
+    _draw(net)
+    assert draws(5) == first
+    assert all(a != b for a, b in zip(draws(6), first, strict=True))
+    assert all(a != b for a, b in zip(draws(None), first, strict=True))
+
+
+def test_generators_inside_lists_of_the_module_are_found() -> None:
+    class Augment:
+        def __init__(self) -> None:
+            self.transforms = [{"noise": np.random.default_rng(0)}]
+
+    net = nn.Linear(1, 1)
+    net.augment = Augment()  # type: ignore[assignment]
+    rng = net.augment.transforms[0]["noise"]  # type: ignore[union-attr, index]
+    state = repr(rng.bit_generator.state)
+    with isolated(net):
+        rng.random()
+        assert repr(rng.bit_generator.state) != state
+    assert repr(rng.bit_generator.state) == state
+
+
+def test_a_dict_that_refuses_update() -> None:
+    """Hugging Face's ModelOutput does."""
+
+    class Output(OrderedDict):  # type: ignore[type-arg]
+        def update(self, *_: Any, **__: Any) -> None:
+            raise TypeError("You cannot use ``update``")
+
+    net = nn.Linear(1, 1)
+    output = Output()
+    output["logits"] = torch.zeros(1)
+    net.last_output = output  # type: ignore[assignment]
+    with isolated(net):
+        output["loss"] = 1
+        output["logits"].add_(1)
+    assert dict(output) == {"logits": torch.zeros(1)}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_torchscript_submodules() -> None:
+    net = nn.Sequential(torch.jit.script(nn.BatchNorm1d(2)), nn.Linear(2, 2))
+    before = [bits(value) for value in net.state_dict().values()]
+    for mode in ("train", "eval"):
+        with isolated(net, mode=mode):  # type: ignore[arg-type]
+            assert net[0].training == (mode == "train")
+            net(torch.randn(4, 2))
+        assert net[0].training
+        assert [bits(value) for value in net.state_dict().values()] == before
+
+
+def test_old_weight_norm_whose_weight_is_no_leaf() -> None:
+    with pytest.warns(FutureWarning):
+        net = nn.utils.weight_norm(nn.Linear(2, 2))
+    net(torch.randn(1, 2))
+    before = snapshot(net)
+    with isolated(net, grad=True):
+        net(torch.randn(1, 2)).sum().backward()
+    assert differences(before, snapshot(net)) == []
+
+
+def test_leftovers_of_inference_mode() -> None:
+    """``trainer.validate`` before ``fit`` leaves inference tensors on modules and metrics."""
+    net = nn.Linear(1, 1)
+    net.metric = torchmetrics.MeanMetric()
+    with torch.inference_mode():
+        net.seen = torch.zeros(2)  # type: ignore[assignment]
+        net.metric.update(torch.ones(1))
+        net.metric.reset()
+    assert net.metric.mean_value.is_inference()
+    before = snapshot(net)
+    with isolated(net):
+        net.seen = torch.ones(2)  # type: ignore[assignment]
+        net.metric.mean_value = net.metric.mean_value + 1
+    assert differences(before, snapshot(net)) == []
+
+
+def test_meta_sparse_and_overlapping_buffers_do_no_harm() -> None:
+    net = nn.Linear(1, 1)
+    net.register_buffer("meta", torch.zeros(2, device="meta"))
+    net.register_buffer("sparse", torch.eye(3).to_sparse())
+    net.register_buffer("windows", torch.arange(5.0).unfold(0, 3, 1))
+    identities = [id(buffer) for buffer in net.buffers()]
+    with isolated(net):
+        net.windows.mul_(2)
+        net.sparse = None
+    assert [id(buffer) for buffer in net.buffers()] == identities
+    assert torch.equal(net.windows, torch.tensor([[0.0, 1, 2], [1, 2, 3], [2, 3, 4]]))
+
+
+class Lit(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.save_hyperparameters({"lr": 0.1, "nested": {"a": [1]}})
+        self.layer = nn.Linear(2, 1)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        self.log("loss", 0.0)
+        return self.layer(batch).mean()
+
+
+def test_a_lightning_module_keeps_its_trainer(tmp_path: Any) -> None:
+    module = Lit()
+    trainer = Trainer(logger=False, enable_checkpointing=False, default_root_dir=tmp_path, accelerator="cpu")
+    trainer.strategy.connect(module)
+    module.trainer = trainer
+    before = snapshot(module)
+    with isolated(module):
+        module.trainer = None
+        module._current_fx_name = "analysis"
+        module.hparams["lr"] = 0.2
+        module.hparams["nested"]["a"].append(2)
+    assert module.trainer is trainer
+    assert module.hparams == {"lr": 0.1, "nested": {"a": [1]}}
+    assert differences(before, snapshot(module)) == []
+
+
+def test_a_dead_proxy_among_the_attributes() -> None:
+    """``LightningModule.fabric`` is a weak proxy; what it stood for may be gone."""
+    class Thing: ...
+
+    net = nn.Linear(1, 1)
+    thing = Thing()
+    net.gone = weakref.proxy(thing)  # type: ignore[assignment]
+    net.gone_too = [net.gone]  # type: ignore[assignment]
+    del thing
+    with isolated(net):
+        net.step = 1  # type: ignore[assignment]
+    assert not hasattr(net, "step")
+
+
+def test_data_on_a_module_costs_little() -> None:
+    net = nn.Linear(1, 1)
+    net.ids = list(range(1_000_000))  # type: ignore[assignment]
+    net.vocabulary = {f"word {i}": i for i in range(200_000)}  # type: ignore[assignment]
+    net.tokens = [list(range(500)) for _ in range(500)]  # type: ignore[assignment]
+    start = time.perf_counter()
+    with isolated(net):
+        net.ids.append(1)  # type: ignore[union-attr, operator]
+    assert time.perf_counter() - start < 0.5  # 0.1 s on 2 cores; 3 s if every item is looked at
+    assert len(net.ids) == 1_000_000  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # dynamo's own
+def test_compiled_submodules_run_their_hooks_and_training_is_not_compiled_again() -> None:
+    compilations = 0
+
+    def backend(graph: Any, example_inputs: Any) -> Any:
+        nonlocal compilations
+        compilations += 1
+        return graph.forward
+
+    torch._dynamo.reset()
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    class Block(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).relu()
+
+    in_place = Block(2, 2)
+    whole = nn.Sequential(torch.compile(net, backend=backend), in_place)
+    in_place.compile(backend=backend)
+    x = torch.randn(4, 2)
+    whole(x).sum().backward()
+    whole(x).sum().backward()
+    compiled = compilations
+    assert compiled == 2
+    calls: list[str] = []
+    with isolated(whole):
+        net[0].register_forward_hook(lambda *_: calls.append("inside"))
+        whole[0].register_forward_hook(lambda *_: calls.append("compiled"))
+        in_place.register_forward_hook(lambda *_: calls.append("compiled in place"))
+        whole(torch.randn(7, 2))
+    assert calls == ["inside", "compiled", "compiled in place"]
+    assert compilations == compiled, "the analysis compiled something"
+    whole(x).sum().backward()
+    assert compilations == compiled, "training was compiled again"
+    assert len(calls) == 3
+    torch._dynamo.reset()
+
+
+def test_cuda_is_not_started() -> None:
+    with isolated(nn.Linear(1, 1), seed=0):
+        pass
+    assert not torch.cuda.is_initialized()

@@ -1,0 +1,470 @@
+"""The probe: which examples, frozen how, for whom, and without touching training's own data."""
+
+from __future__ import annotations
+
+import random
+from collections import UserDict
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import lightning.pytorch
+import numpy as np
+import pytest
+import pytorch_lightning
+import torch
+from torch import Tensor, nn
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
+
+from lightning_dynamics.core import probe as module_under_test
+from lightning_dynamics.core.distributed import Ranks
+from lightning_dynamics.core.lightning import Callback, ConfigurationError
+from lightning_dynamics.core.probe import Batch, Probe, forget_probes, probe_for
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
+]
+WORDS = {"num_examples": 7, "batch_size": 3, "seed": 0}
+
+
+class Numbers(Dataset[Any]):
+    """Example i is ``(i, i % 2)``; counts what is read."""
+
+    def __init__(self, size: int = 20) -> None:
+        self.size = size
+        self.reads: list[int] = []
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Any:
+        assert 0 <= index < self.size
+        self.reads.append(index)
+        return torch.tensor([float(index)]), index % 2
+
+
+class Noisy(Numbers):
+    """Augments with every stream there is, its own generators among them."""
+
+    def __init__(self, size: int = 20) -> None:
+        super().__init__(size)
+        self.transform = SimpleNamespace(transforms=[torch.Generator().manual_seed(3), np.random.default_rng(4)])
+
+    def __getitem__(self, index: int) -> Tensor:
+        own, numpy_own = self.transform.transforms
+        draws = [torch.rand(1, generator=own).item(), numpy_own.random()]
+        return torch.tensor([index, torch.rand(1).item(), np.random.rand(), random.random(), *draws])
+
+
+class Model(lightning.pytorch.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.layer(batch[0]).mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Look(Callback):
+    """Calls a function at the start of training and keeps what it returns."""
+
+    def __init__(self, look: Any, each_batch: Any = None) -> None:
+        self.look, self.each_batch, self.batches = look, each_batch, 0
+        self.seen: Any = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.seen = self.look(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.batches += 1
+        if self.each_batch is not None:
+            self.each_batch(trainer, pl_module)
+
+
+def fit(callback: Any, train: Any, val: Any = None, *, module: Any = None, package: Any = None, **options: Any) -> Any:
+    trainer = (package or lightning.pytorch).Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        callbacks=callback,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{"max_epochs": 1, **options},
+    )
+    trainer.fit(module or Model(), train, val)
+    return trainer
+
+
+def look_at(data: Any, train: Any = None, val: Any = None, **options: Any) -> Probe:
+    words = {**WORDS, **options.pop("words", {})}
+    look = Look(lambda trainer, module: probe_for(trainer, module, data, **words))
+    val = DataLoader(Numbers(4), batch_size=2) if val is None else val
+    fit(look, DataLoader(Numbers(), batch_size=4) if train is None else train, val, **options)
+    return look.seen
+
+
+def everything(probe: Probe) -> list[Batch]:
+    return [probe.batch(number) for number in range(len(probe.batches))]
+
+
+def plain_probe(dataset: Any, size: int = 8, batch_size: int = 2, collate: Any = torch.stack, seed: int = 0) -> Probe:
+    batches = tuple(tuple(part.tolist()) for part in torch.arange(size).split(batch_size))
+    return Probe(dataset, "train", batches, collate, lambda batch: batch, seed=seed)
+
+
+# ---- which examples -----------------------------------------------------------------------------------------
+
+
+def test_the_choice() -> None:
+    data = Numbers()
+    probe = look_at(data)
+    assert len(probe) == 7 and [len(batch) for batch in everything(probe)] == [3, 3, 1]
+    indices = [index for batch in probe.batches for index in batch]
+    assert len(set(indices)) == 7
+    assert all(batch.data[0].squeeze(1).tolist() == list(batch.indices) for batch in everything(probe))
+    assert sorted(data.reads) == sorted(indices), "each example is read once, and no other"
+    assert look_at(Numbers()).batches == probe.batches
+    assert look_at(Numbers(), words={"seed": 1}).batches != probe.batches
+    assert sorted(i for b in look_at(Numbers(), words={"num_examples": 99}).batches for i in b) == list(range(20))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_shares_of_several_processes_make_up_the_whole(size: int) -> None:
+    probe = plain_probe(Noisy(), 9)
+    whole = [batch.data for batch in everything(probe)]
+    numbers: list[int] = []
+    for rank in range(size):
+        own = plain_probe(Noisy(), 9)
+        for number in Ranks(rank, size).share(range(len(own.batches))):
+            numbers.append(number)
+            assert torch.equal(own.batch(number).data, whole[number]), "augmented alike whoever reads it"
+    assert sorted(numbers) == list(range(len(whole)))
+
+
+# ---- where from ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("package", [lightning.pytorch, pytorch_lightning])
+def test_train_and_val(package: Any) -> None:
+    class Same(package.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(1, 1)
+
+        training_step, validation_step = Model.training_step, Model.validation_step
+        configure_optimizers = Model.configure_optimizers
+
+    train, val = Numbers(20), Numbers(4)
+    for data, dataset in (("train", train), ("val", val)):
+        loaders = DataLoader(train, batch_size=4), DataLoader(val, batch_size=2)
+        probe = look_at(data, *loaders, module=Same(), package=package)
+        assert probe.dataset is dataset and probe.name == data
+
+
+@pytest.mark.parametrize("options", [{"check_val_every_n_epoch": 2}, {"num_sanity_val_steps": 0}])
+@pytest.mark.parametrize("own_hook", [False, True])
+def test_val_is_there_before_the_first_validation(options: dict[str, Any], own_hook: bool) -> None:
+    module, loader = Model(), DataLoader(Numbers(4), batch_size=2)
+    if own_hook:
+        module.val_dataloader = lambda: loader  # type: ignore[method-assign]
+    look = Look(lambda trainer, module: probe_for(trainer, module, "val", **WORDS))
+    fit(look, DataLoader(Numbers(), batch_size=4), None if own_hook else loader, module=module, **options)
+    assert look.seen.dataset is loader.dataset
+
+
+def test_a_random_split_in_val_dataloader_does_not_move_training() -> None:
+    """Lightning has not asked for it yet, so we must, and its draws must not be felt."""
+
+    class Splits(Model):
+        def val_dataloader(self) -> Any:
+            return DataLoader(torch.utils.data.random_split(Numbers(), [10, 10])[0])
+
+    def final(look: bool) -> tuple[Any, ...]:
+        torch.manual_seed(0)
+        callback = Look(lambda trainer, module: look and probe_for(trainer, module, "val", **WORDS))
+        module = Splits()
+        train = DataLoader(Numbers(), batch_size=4, shuffle=True)
+        fit(callback, train, module=module, max_epochs=3, check_val_every_n_epoch=2)
+        return *module.layer.weight.tolist(), torch.rand(1).item()
+
+    assert final(True) == final(False)
+
+
+def test_a_loaders_collate_function_is_used() -> None:
+    def collate(examples: list[Any]) -> UserDict[str, Any]:
+        return UserDict(x=torch.stack([x for x, _ in examples]), y=[y for _, y in examples])
+
+    data = DataLoader(Numbers(), batch_size=4, collate_fn=collate, shuffle=True, drop_last=True)
+    batch = look_at(data).batch(0)
+    assert isinstance(batch.data, UserDict)
+    assert batch.data["y"] == [index % 2 for index in batch.indices]
+
+
+@pytest.mark.parametrize("wrap", [lambda loader: [loader], lambda loader: {"only": loader}])
+def test_one_loader_in_a_container_is_that_loader(wrap: Any) -> None:
+    class First(Model):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.layer.weight.sum()
+
+    train = Numbers()
+    assert look_at("train", wrap(DataLoader(train, batch_size=4)), module=First()).dataset is train
+
+
+@pytest.mark.parametrize("data", ["train", "val"])
+def test_only_what_a_subset_sampler_draws_is_chosen(data: str) -> None:
+    """Train and validation split of one data set by samplers: "val" must not show training examples."""
+    numbers = Numbers()
+    samplers = {"train": SubsetRandomSampler(range(15)), "val": SubsetRandomSampler(torch.arange(15, 20))}  # type: ignore[arg-type]
+    loaders = [DataLoader(numbers, batch_size=5, sampler=sampler) for sampler in samplers.values()]
+    probe = look_at(data, *loaders, words={"num_examples": 99})
+    chosen = sorted(index for batch in probe.batches for index in batch)
+    assert chosen == {"train": list(range(15)), "val": list(range(15, 20))}[data]
+    assert type(chosen[0]) is int
+
+
+def test_a_loader_that_samples_whole_batches_by_index() -> None:
+    numbers = Numbers()
+    data = DataLoader(numbers, batch_size=None, sampler=BatchSampler(RandomSampler(numbers), 4, False))
+    assert look_at(data).batch(0).data[0].shape == (3, 1)
+
+
+def test_datasets_of_datasets() -> None:
+    parts = [TensorDataset(torch.arange(5.0)), TensorDataset(torch.arange(5.0, 9))]
+    batch = look_at(Subset(ConcatDataset(parts), [8, 0, 5])).batch(0)
+    assert dict(zip(batch.indices, batch.data[0].tolist(), strict=True)) == {0: 8.0, 1: 0.0, 2: 5.0}
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return iter([(torch.zeros(1), 0)] * 8)
+
+
+class LongStream(Stream):
+    def __len__(self) -> int:
+        return 8
+
+
+class Unindexed:
+    def __iter__(self) -> Iterator[Any]:
+        return iter([(torch.zeros(2, 1), torch.zeros(2))])
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ("test", "`data` must be 'train', 'val', a Dataset or a DataLoader; got 'test'"),
+        (Stream(), "`data='Stream'` is a Stream: its examples have no index"),
+        (LongStream(), "`data='LongStream'` is a LongStream: its examples have no index"),
+        (DataLoader(Stream()), "`data='DataLoader'` is a Stream: its examples have no index"),
+        (DataLoader(Stream(), batch_size=None), "`data='DataLoader'` is a Stream: its examples have no index"),
+        (Unindexed(), "`data='Unindexed'` is a Unindexed: its examples have no index"),
+        (Numbers(0), "`data='Numbers'` is an empty data set"),
+        (None, "`data='NoneType'` is a NoneType"),
+        (5, "`data='int'` is a int"),
+        (DataLoader(Numbers(), batch_size=None), "`data='DataLoader'`: with `batch_size=None`"),
+    ],
+)
+def test_data_that_cannot_work(data: Any, text: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        look_at(data)
+    assert text in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+@pytest.mark.parametrize("make", [lambda a, b: [a, b], lambda a, b: {"a": a, "b": b}])
+def test_several_loaders_are_told_by_the_word_data(name: str, make: Any) -> None:
+    class Any_(Model):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.layer.weight.sum()
+
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None: ...
+
+    both = make(DataLoader(Numbers(), batch_size=4), DataLoader(Numbers(), batch_size=4))
+    with pytest.raises(ConfigurationError, match=f"`data='{name}'` stands for 2 loaders: pass the Dataset"):
+        look_at(name, module=Any_(), **{name: both})
+
+
+def test_training_on_a_stream_or_without_validation() -> None:
+    with pytest.raises(ConfigurationError, match="`data='train'` is a Stream: its examples have no index"):
+        look_at("train", DataLoader(Stream(), batch_size=2))
+    look = Look(lambda trainer, module: probe_for(trainer, module, "val", **WORDS))
+    with pytest.raises(ConfigurationError, match="`data='val'`, but there is no validation data"):
+        fit(look, DataLoader(Numbers()))
+
+
+def test_arrays_are_data_sets_too() -> None:
+    """Comparing an array with the word "train" gives no single answer."""
+    assert look_at(np.arange(12.0).reshape(6, 2)).batch(0).data.shape == (3, 2)
+    assert look_at([torch.tensor([i]) for i in range(5)]).batch(0).data.shape == (3, 1)
+    assert look_at([torch.tensor([7])]).batch(0).data.tolist() == [[7]]
+
+
+# ---- frozen, and apart from training ------------------------------------------------------------------------
+
+
+def test_augmentation_is_frozen_and_leaves_no_trace() -> None:
+    def streams() -> Any:
+        own, numpy_own = data.transform.transforms
+        return (
+            *(torch.get_rng_state().tolist(), repr(np.random.get_state(legacy=False)), random.getstate()),
+            *(own.get_state().tolist(), repr(numpy_own.bit_generator.state)),
+        )
+
+    data = Noisy()
+    probe = plain_probe(data)
+    before = streams()
+    first = [batch.data for batch in everything(probe)]
+    assert streams() == before
+    for index in range(5):
+        data[index]  # training goes on drawing
+    again = plain_probe(data)
+    for number in reversed(range(4)):
+        assert torch.equal(probe.batch(number).data, first[number])
+        assert torch.equal(again.batch(number).data, first[number]), "from its own seed, not from where streams are"
+    rows = torch.cat(first)[:, 1:]
+    assert all(column.unique().numel() > 4 for column in rows.T), "examples are not all augmented alike"
+    assert not torch.equal(plain_probe(data, seed=9).batch(0).data, first[0])
+
+
+def test_a_collate_function_that_draws() -> None:
+    class Masking:
+        def __init__(self) -> None:
+            self.generator = torch.Generator().manual_seed(0)
+
+        def collate(self, examples: list[Any]) -> Tensor:
+            return torch.stack(examples) * torch.rand(1, generator=self.generator) * torch.rand(1)
+
+    masking = Masking()
+    before = masking.generator.get_state()
+    first = plain_probe(torch.ones(8, 1), collate=masking.collate).batch(1).data
+    assert torch.equal(masking.generator.get_state(), before)
+    torch.rand(3, generator=masking.generator)
+    assert torch.equal(plain_probe(torch.ones(8, 1), collate=masking.collate).batch(1).data, first)
+
+
+@pytest.mark.parametrize("limit", [2**30, -1])
+def test_what_a_module_does_to_its_batch_is_not_seen_by_the_next(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module_under_test, "_CACHE_LIMIT", limit)
+    source = torch.ones(8, 2)
+    probe = plain_probe(TensorDataset(source), collate=lambda examples: {"x": [x for (x,) in examples], "y": 1})
+    for _ in range(3):
+        data = probe.batch(0).data
+        assert data.pop("y") == 1
+        assert all(x.tolist() == [1, 1] for x in data["x"])
+        for x in data["x"]:
+            x.zero_()
+    assert source.sum() == 16, "the data set itself"
+
+
+@pytest.mark.parametrize("limit", [2**30, -1])
+def test_random_transfer_hooks_are_frozen(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Augmentation on the device runs in the hooks; what does not fit the cache is placed each time."""
+    monkeypatch.setattr(module_under_test, "_CACHE_LIMIT", limit)
+    probe = plain_probe(Noisy())
+    placed: list[int] = []
+    probe.place = lambda batch: (placed.append(1), batch + torch.rand(1))[1]
+    first = [batch.data for batch in everything(probe)]
+    torch.rand(5)
+    for number in (2, 0, 3, 1):
+        assert torch.equal(probe.batch(number).data, first[number])
+    assert (len(placed) == 4) == (limit > 0)
+
+
+def test_transfer_hooks_of_the_module_are_run() -> None:
+    class Hooks(Model):
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return [batch[0] + 100, batch[1]]
+
+    seen: list[Any] = []
+
+    def look(trainer: Any, module: Any) -> None:
+        seen.append(probe_for(trainer, module, Numbers(), **WORDS).batch(0))
+
+    fit(Look(look), DataLoader(Numbers(), batch_size=4), module=Hooks())
+    assert (seen[0].data[0].squeeze(1) - 100).tolist() == list(seen[0].indices)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+@pytest.mark.parametrize("persistent", [False, True])
+def test_training_loses_no_batch_and_moves_by_no_bit(persistent: bool) -> None:
+    """One more pass over a loader with persistent workers would end the running epoch, silently."""
+
+    def run(probing: bool) -> tuple[int, list[float], float]:
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+
+        def read(trainer: Any, module: Any) -> None:
+            if probing:
+                for data in ("train", "val"):
+                    everything(probe_for(trainer, module, data, **WORDS))
+                forget_probes(trainer)
+
+        look = Look(read, each_batch=read)
+        workers = {"num_workers": 1, "persistent_workers": persistent, "multiprocessing_context": "fork"}
+        module = Model()
+        train = DataLoader(Numbers(16), batch_size=2, shuffle=True, **workers)  # type: ignore[arg-type]
+        fit(look, train, DataLoader(Numbers(4), batch_size=2), module=module, max_epochs=2)
+        return look.batches, module.layer.weight.flatten().tolist(), torch.rand(1).item()
+
+    assert run(True) == run(False)
+    assert run(True)[0] == 16
+
+
+# ---- shared -------------------------------------------------------------------------------------------------
+
+
+def test_callbacks_that_say_the_same_share_one_probe() -> None:
+    seen: dict[str, Probe] = {}
+    one, other = DataLoader(Numbers(), collate_fn=list), DataLoader(Numbers(), collate_fn=tuple)
+    other_of_one = DataLoader(one.dataset, collate_fn=tuple)
+
+    def look(trainer: Any, module: Any) -> None:
+        for name, data, more in [
+            *(("train", "train", {}), ("again", "train", {}), ("seed", "train", {"seed": 1})),
+            *(("size", "train", {"num_examples": 6}), ("batch", "train", {"batch_size": 2}), ("val", "val", {})),
+            *(("one", one, {}), ("one again", one, {}), ("other", other, {}), ("other collate", other_of_one, {})),
+        ]:
+            seen[name] = probe_for(trainer, module, data, **{**WORDS, **more})  # type: ignore[arg-type]
+        forget_probes(trainer)
+        seen["forgotten"] = probe_for(trainer, module, "train", **WORDS)
+
+    fit(Look(look), DataLoader(Numbers(), batch_size=4), DataLoader(Numbers(4), batch_size=2))
+    groups: dict[int, list[str]] = {}
+    for name, probe in seen.items():
+        groups.setdefault(id(probe), []).append(name)
+    assert [names for names in groups.values() if len(names) > 1] == [["train", "again"], ["one", "one again"]]
+    assert isinstance(seen["other collate"].batch(0).data, tuple) and isinstance(seen["one"].batch(0).data, list)
+
+
+def test_trainers_share_nothing() -> None:
+    data = Numbers()
+    assert look_at(data) is not look_at(data)
+
+
+def test_the_cache_limit_counts_what_lies_on_the_device() -> None:
+    size = module_under_test._bytes
+    meta = torch.zeros(3, 2, device="meta")
+    assert size(torch.zeros(5)) == 0, "on the CPU nothing is gained by reading again"
+    assert size(meta) == 24
+    assert size({"a": [meta, (meta, "text")], "b": None}) == 48
+    assert size(UserDict(a=meta)) == 24

@@ -1,0 +1,85 @@
+"""What reaches the user: a real offline W&B run, decoded, and a local report."""
+
+from __future__ import annotations
+
+import json
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch.loggers import WandbLogger
+
+from lightning_dynamics import LocalReport
+from lightning_dynamics.panels import Page, Picture, Scalar, Table
+from tests.browser import open_page, require_browser
+from tests.house.models import Convnet, loaders
+from tests.house.registry import TENANTS
+from tests.house.training import trainer
+from tests.wandb_file import media_file, read_history
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.mark.parametrize("tenant", TENANTS)
+def test_an_offline_wandb_run_holds_every_promised_key(tenant: str, tmp_path: Path) -> None:
+    import wandb
+
+    callback = TENANTS[tenant].make()
+    logger = WandbLogger(project="house", save_dir=tmp_path, offline=True)
+    trainer(tmp_path, [callback], logger=logger).fit(Convnet(), **loaders())
+    run = Path(logger.experiment.dir).parent
+    wandb.finish()
+    rows = [row for row in read_history(run) if any(key.startswith(f"{callback.label}/") for key in row)]
+    events = [row for row in rows if f"{callback.label}/values" in row or len(rows) == 1]
+    assert len(events) == len(callback.results), "one log call per event"
+    for row, result in zip(events, callback.results, strict=True):
+        assert (row["epoch"], row["trainer/global_step"]) == (result.epoch, result.step)
+        keys = {key.removeprefix(f"{callback.label}/") for key in row}
+        for promised in TENANTS[tenant].keys:
+            assert any(fnmatchcase(key, promised) for key in keys), (promised, sorted(keys))
+        for value in row.values():
+            if isinstance(value, dict) and value.get("_type") in ("images/separated", "table-file", "html-file"):
+                assert media_file(run, value).stat().st_size > 0
+            if isinstance(value, dict) and value.get("_type") == "table-file":
+                json.loads(media_file(run, value).read_text(), parse_constant=lambda name: pytest.fail(name))
+
+
+@pytest.mark.parametrize("tenant", TENANTS)
+def test_panels_say_what_they_show(tenant: str, tmp_path: Path) -> None:
+    callback = TENANTS[tenant].make()
+    trainer(tmp_path, [callback]).fit(Convnet(), **loaders())
+    result = callback.last_result
+    panels = callback.panels(result) | callback.film(callback.results)
+    assert all(key.startswith(f"{callback.label}/") for key in panels)
+    assert any(isinstance(panel, Picture) for panel in panels.values())
+    for key, panel in panels.items():
+        if isinstance(panel, Picture | Table | Page):
+            assert f"{result.num_examples} examples" in panel.caption, key
+            assert f"step {result.step}" in panel.caption, key
+        if isinstance(panel, Scalar):
+            assert panel.value == panel.value, f"{key} is NaN on a healthy model"
+
+
+@pytest.mark.parametrize("tenant", TENANTS)
+def test_results_survive_a_file(tenant: str, tmp_path: Path) -> None:
+    from tests.house.training import assert_identical
+
+    callback = TENANTS[tenant].make()
+    trainer(tmp_path, [callback]).fit(Convnet(), **loaders())
+    callback.last_result.save(tmp_path / "result.npz")
+    loaded = type(callback.last_result).load(tmp_path / "result.npz")
+    assert_identical(loaded.to_state(), callback.last_result.to_state())
+
+
+@pytest.mark.parametrize("tenant", TENANTS)
+def test_the_local_report_shows_it_in_a_browser(tenant: str, tmp_path: Path) -> None:
+    require_browser()
+    callback = TENANTS[tenant].make()
+    report = LocalReport(save_dir=str(tmp_path))
+    trainer(tmp_path, [callback], logger=report).fit(Convnet(), **loaders())
+    page: Any = open_page(report.index)
+    for promised in TENANTS[tenant].keys:
+        assert f"{callback.label}/{promised}" in page, promised
+    saved = sorted((report.index.parent / "results").glob("*.npz"))
+    assert len(saved) == len(callback.results)

@@ -47,7 +47,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
-        return (out + nn.functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))).relu()
+        return (
+            out + nn.functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
+        ).relu()
 
 
 class ResNet32(nn.Module):
@@ -87,9 +89,7 @@ class Ours:
     def __call__(self) -> Tensor:
         if self.b is not self.a:
             with isolated(self.b):
-                self.callback._references = [
-                    self.callback._look(self.b, self.callback._order, self.occasion, "other")
-                ]
+                self.callback._references = [self.callback._look(self.b, self.callback._order, self.occasion, "other")]
         with isolated(self.a):
             part = self.callback.measure(self.occasion)
         return self.callback.combine(part, self.occasion).matrix

@@ -87,7 +87,7 @@ def _module_restores(module: nn.Module) -> list[Restore]:
         restores.append(partial(setattr, submodule, "training", submodule.training))
         for registry in (submodule._parameters, submodule._buffers, submodule._modules):
             if isinstance(registry, dict):
-                restores.append(partial(_put_back_items, registry, dict(registry)))
+                restores.append(_keep_items(registry))
     return restores
 
 
@@ -116,18 +116,21 @@ def _keep_contents(value: Any, depth: int = 3) -> Restore | None:
         return partial(np.copyto, value, value.copy()) if value.flags.writeable else None
     if not isinstance(value, _CONTAINERS):
         return None
-    restores: list[Restore] = []
-    if len(value) <= _LONGEST:
+    items = [] if isinstance(value, tuple) else [_keep_items(value)]
+    if 0 < len(value) <= _LONGEST:
         inner = (_keep_contents(item, depth - 1) for item in (value.values() if isinstance(value, dict) else value))
-        restores.extend(keep for keep in inner if keep)
-    if not isinstance(value, tuple):
-        restores.insert(0, partial(_put_back_items, value, value.copy()))
+        items.extend(keep for keep in inner if keep)
+    return partial(_do_all, items) if len(items) > 1 else next(iter(items), None)
 
-    def restore() -> None:
-        for put_back in restores:
-            put_back()
 
-    return restore if restores else None
+def _do_all(restores: list[Restore]) -> None:
+    for restore in restores:
+        restore()
+
+
+def _keep_items(container: Any) -> Restore:
+    # Most are empty (every module has a dozen of them for hooks), and those cost nothing.
+    return partial(_put_back_items, container, container.copy()) if container else container.clear
 
 
 def _put_back_items(container: Any, items: Any) -> None:

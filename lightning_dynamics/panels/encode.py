@@ -25,6 +25,9 @@ def gif(film: Film) -> bytes:
 
     # One palette for all frames: colours must not flicker from frame to frame.
     palette = Image.fromarray(np.concatenate(list(film.frames), axis=0)).quantize(256)
+    colours = np.array(palette.getpalette()).reshape(-1, 3)
+    colours[(colours >= 248).all(1)] = 255  # Pillow's averages make white paper grey
+    palette.putpalette(colours.flatten().tolist())
     frames = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in film.frames]
     milliseconds = round(1000 / film.fps)
     buffer = io.BytesIO()

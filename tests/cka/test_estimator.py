@@ -384,3 +384,15 @@ def test_a_constant_has_no_first_component():
     values, vectors = E.first_component(torch.zeros(1, 6, 6))
     assert values.tolist() == [0] and vectors.isnan().all()
     assert not E.remove_component(torch.zeros(1, 6, 6), values, vectors).any()
+
+
+def test_the_first_example_is_not_where_the_others_are_measured_from():
+    """Measured from an example 1,000 away, the others would be 1,000 away again."""
+    x, y = related((32, 6))
+    x[0] += 1000
+    x, y = x.float(), y.float()
+    centred = R.examples(x) - R.examples(x).mean(0)
+    rest = E.gram(x)[1:, 1:].double().numpy() - (centred @ centred.T)[1:, 1:]
+    # The outlier leaves the others about 31 from the mean: products near 6,000, rounded to 24 bits.
+    assert np.abs(rest).max() < 0.02
+    assert abs(cka(x, y).item() - expected(x, y)) <= FLOAT32_ERROR

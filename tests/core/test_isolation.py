@@ -195,6 +195,7 @@ HARM: dict[str, Callable[[Net], Any]] = {
     "list": lambda net: (net.log_of_steps[1].add_(1), net.log_of_steps[2][0].add_(1), net.log_of_steps.pop(0)),
     "dict": lambda net: (net.table["b"]["c"].add_(1), net.table["b"].update(d=1), net.table.pop("a")),
     "ordered dict": lambda net: net.ordered.move_to_end("x"),
+    "renamed key": lambda net: net.ordered.update(z=net.ordered.pop("y")),
     "default dict": lambda net: (net.default["k"].append(2), net.default["new"]),
     "counter": lambda net: net.counter.update("hello"),
     "deque": lambda net: net.recent.append(4),

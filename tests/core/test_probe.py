@@ -178,13 +178,14 @@ def test_train_and_val(package: Any) -> None:
         assert probe.dataset is dataset and probe.name == data
 
 
-@pytest.mark.parametrize("options", [{"check_val_every_n_epoch": 2}, {"num_sanity_val_steps": 0}])
+@pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("own_hook", [False, True])
-def test_val_is_there_before_the_first_validation(options: dict[str, Any], own_hook: bool) -> None:
+def test_val_is_there_before_the_first_validation(every: int, own_hook: bool) -> None:
     module, loader = Model(), DataLoader(Numbers(4), batch_size=2)
     if own_hook:
         module.val_dataloader = lambda: loader  # type: ignore[method-assign]
     look = Look(lambda trainer, module: probe_for(trainer, module, "val", **WORDS))
+    options = {"check_val_every_n_epoch": every, "num_sanity_val_steps": 0}  # a sanity check sets the loader up
     fit(look, DataLoader(Numbers(), batch_size=4), None if own_hook else loader, module=module, **options)
     assert look.seen.dataset is loader.dataset
 
@@ -201,7 +202,7 @@ def test_a_random_split_in_val_dataloader_does_not_move_training() -> None:
         callback = Look(lambda trainer, module: look and probe_for(trainer, module, "val", **WORDS))
         module = Splits()
         train = DataLoader(Numbers(), batch_size=4, shuffle=True)
-        fit(callback, train, module=module, max_epochs=3, check_val_every_n_epoch=2)
+        fit(callback, train, module=module, max_epochs=3, check_val_every_n_epoch=2, num_sanity_val_steps=0)
         return *module.layer.weight.tolist(), torch.rand(1).item()
 
     assert final(True) == final(False)

@@ -14,6 +14,7 @@ import lightning.pytorch as lightning
 import pytest
 import torch
 
+from lightning_dynamics import LocalReport
 from tests.house.models import Convnet, loaders
 from tests.house.registry import TENANTS
 from tests.house.training import trainer
@@ -96,6 +97,16 @@ def test_on_error_raise_ends_every_process(tenant: str, tmp_path: Path, monkeypa
     monkeypatch.setattr(callback, "measure", FailsOnRankOne(callback))
     with warnings.catch_warnings(), pytest.raises(Exception, match="broken on rank one|another process"):
         fit(tmp_path, callback, **TWO)
+
+
+@pytest.mark.parametrize("tenant", TENANTS)
+def test_rank_zero_publishes_each_event_once(tenant: str, tmp_path: Path) -> None:
+    callback = TENANTS[tenant].make()
+    fit(tmp_path, callback, logger=LocalReport(save_dir=str(tmp_path), name="report"), **TWO)
+    (version,) = (tmp_path / "report").iterdir()
+    results = torch.load(tmp_path / "2-0.pt")
+    assert len(list((version / "results").glob("*.npz"))) == len(results) > 0
+    assert (version / "index.html").stat().st_size > 10_000
 
 
 def test_ddp_from_a_script(tmp_path: Path) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as lightning
+import numpy as np
 import pytest
+import torch
 
 from tests.house.models import Convnet, Frozen, TwoOptimizers, loaders
 from tests.house.registry import TENANTS
@@ -34,9 +39,7 @@ def test_training_is_bit_identical(tenant: str, setting: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("tenant", TENANTS)
-def test_a_failing_analysis_leaves_training_alone(
-    tenant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_analysis_leaves_training_alone(tenant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without = train(tmp_path, Convnet(), loaders(), [])
     callback = TENANTS[tenant].make(every_n_train_steps=1, on_error="warn")
     measure = callback.measure
@@ -51,3 +54,34 @@ def test_a_failing_analysis_leaves_training_alone(
     with_it = train(tmp_path, Convnet(), loaders(), [callback])
     assert callback.last_result is None
     assert_identical(without, with_it)
+
+
+SINS: dict[str, Callable[[Any, Any, Any], object]] = {
+    "forward in train mode": lambda trainer, module, batch: module(batch[0]),
+    "random numbers of torch": lambda trainer, module, batch: torch.rand(()),
+    "random numbers of NumPy": lambda trainer, module, batch: np.random.rand(),
+    "random numbers of Python": lambda trainer, module, batch: random.random(),
+    "a pass over the loader": lambda trainer, module, batch: next(iter(trainer.train_dataloader)),
+    "reading the data set": lambda trainer, module, batch: trainer.train_dataloader.dataset[0],
+    "gradients": lambda trainer, module, batch: module.conv2.weight.grad.add_(1e-3),
+    "buffers": lambda trainer, module, batch: module.norm.running_mean.add_(1e-3),
+    "a metric": lambda trainer, module, batch: module.accuracy.update(torch.zeros(1), torch.zeros(1, dtype=torch.int)),
+    "a list that grows": lambda trainer, module, batch: module.losses.append(torch.zeros(())),
+    "training flags": lambda trainer, module, batch: module.drop.eval(),
+    "a row in the logs": lambda trainer, module, batch: module.log("train/more", 0.0),
+}
+
+
+@pytest.mark.parametrize("sin", SINS)
+def test_the_rule_can_be_broken(sin: str, tmp_path: Path) -> None:
+    """That the comparison above sees each of the things a callback could disturb."""
+
+    class Sinner(lightning.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 1:
+                SINS[sin](trainer, pl_module, batch)
+
+    without = train(tmp_path, Convnet(), loaders(), [], accumulate_grad_batches=3)
+    with_it = train(tmp_path, Convnet(), loaders(), [Sinner()], accumulate_grad_batches=3)
+    with pytest.raises(AssertionError):
+        assert_identical(without, with_it)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import pytest
 from lightning.pytorch.loggers import WandbLogger
 
 from lightning_dynamics import LocalReport
 from lightning_dynamics.panels import Page, Picture, Scalar, Table
-from tests.browser import open_page, require_browser
+from tests import browser
 from tests.house.models import Convnet, loaders
 from tests.house.registry import TENANTS
 from tests.house.training import trainer
@@ -72,14 +71,26 @@ def test_results_survive_a_file(tenant: str, tmp_path: Path) -> None:
     assert_identical(loaded.to_state(), callback.last_result.to_state())
 
 
+LOOK = """
+    const figures = [...document.querySelectorAll("section")].flatMap((section) =>
+        [...section.querySelectorAll("figure")].map((figure) => ({
+            key: section.querySelector("h2").textContent + "/" + figure.querySelector("h3, .label").textContent,
+            drawn: [...figure.querySelectorAll("img")].every((image) => image.naturalWidth > 0),
+        })));
+    return figures;
+"""
+
+
+@pytest.mark.skipif(browser.find() is None, reason="no Chromium")
 @pytest.mark.parametrize("tenant", TENANTS)
 def test_the_local_report_shows_it_in_a_browser(tenant: str, tmp_path: Path) -> None:
-    require_browser()
     callback = TENANTS[tenant].make()
     report = LocalReport(save_dir=str(tmp_path))
     trainer(tmp_path, [callback], logger=report).fit(Convnet(), **loaders())
-    page: Any = open_page(report.index)
+    visit = browser.visit(report.index, LOOK)
+    assert visit.console == []
+    keys = [figure["key"] for figure in visit.seen]
     for promised in TENANTS[tenant].keys:
-        assert f"{callback.label}/{promised}" in page, promised
-    saved = sorted((report.index.parent / "results").glob("*.npz"))
-    assert len(saved) == len(callback.results)
+        assert any(fnmatchcase(key, f"{callback.label}/{promised}") for key in keys), (promised, keys)
+    assert all(figure["drawn"] for figure in visit.seen)
+    assert len(list((report.index.parent / "results").glob("*.npz"))) == len(callback.results)

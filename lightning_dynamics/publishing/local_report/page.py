@@ -13,12 +13,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lightning_dynamics.publishing.local_report.store import read_lines, read_run
+from lightning_dynamics.publishing.local_report.store import read_lines, read_run, safe
 
 T = TypeVar("T")
 Curve = dict[int, float]
 
-_KINDS = ("picture", "film", "page", "table")  # the order within a section; the scalars' charts come first
+_KINDS = ("picture", "film", "page", "table")  # the order within a section; the scalars' charts stand before the tables
 _PANEL_BYTES = 8 * 2**20  # per panel: a page of long films or heavy documents must still open on a phone
 _CURVE_POINTS = 1000
 
@@ -46,8 +46,9 @@ def render(folder: Path, title: str, max_history: int) -> str:
             "name": group,
             "charts": [_chart(key, group, curve) for key, curve in section.scalars.items() if curve],
             "panels": [
-                _panel(folder, key, group, kind, entries, max_history)
+                panel
                 for (key, kind), entries in sorted(section.panels.items(), key=lambda item: _KINDS.index(item[0][1]))
+                if (panel := _panel(folder, key, group, kind, entries, max_history))["frames"]
             ],
         }
         for group, section in sections.items()
@@ -134,7 +135,14 @@ def _panel(
     last = present[-1] if present else None
     if last is not None and kind in ("picture", "film"):  # it stands in the page itself; not twice
         present[-1] = last | {"content": None}
-    return {"label": _label(key, group), "kind": kind, "frames": present, "last": last, "total": len(steps)}
+    return {
+        "id": "panel-" + safe(f"{group} {key} {kind}"),
+        "label": _label(key, group),
+        "kind": kind,
+        "frames": present,
+        "last": last,
+        "total": len(steps),
+    }
 
 
 def _frame(folder: Path, entry: dict[str, Any]) -> dict[str, Any] | None:

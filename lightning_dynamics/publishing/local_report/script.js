@@ -11,12 +11,6 @@ function element(name, attributes = {}, text = "") {
   made.textContent = text;
   return made;
 }
-function when(node, then) {  // what is far below is not built before it is scrolled near
-  const watch = new IntersectionObserver((seen) => {
-    if (seen.some((entry) => entry.isIntersecting)) { watch.disconnect(); then(); }
-  }, { rootMargin: "400px" });
-  watch.observe(node);
-}
 
 // ---- theme ------------------------------------------------------------------------------------------------
 const root = document.documentElement;
@@ -40,7 +34,7 @@ function ticks(low, high, count) {
 }
 function drawChart(figure) {
   const points = data(figure), svg = figure.querySelector("svg"), output = figure.querySelector("output");
-  const left = 46, right = 330, top = 10, bottom = 158, latest = output.textContent;
+  const left = 46, right = 290, top = 10, bottom = 152, latest = output.textContent;
   const shape = (name, attributes, text = "") => {
     const made = document.createElementNS("http://www.w3.org/2000/svg", name);
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -78,7 +72,7 @@ function drawChart(figure) {
   };
   point(at, false);
   svg.addEventListener("pointermove", (event) => {
-    const box = svg.getBoundingClientRect(), step = x0 + ((event.clientX - box.left) / box.width * 340 - left) / (right - left) * (x1 - x0);
+    const box = svg.getBoundingClientRect(), step = x0 + ((event.clientX - box.left) / box.width * 300 - left) / (right - left) * (x1 - x0);
     point(nearest(points.map((p) => p[0]), step), true);
   });
   for (const gone of ["pointerleave", "blur"]) svg.addEventListener(gone, () => point(points.length - 1, false));
@@ -154,18 +148,30 @@ function pictureView(panel) {
 }
 function pageView(panel) {
   const frame = panel.querySelector("iframe");
-  return (content, { height }) => { frame.height = height; frame.srcdoc = content; };
+  let near = false, wanted = "";
+  const watch = new IntersectionObserver((seen) => {  // a document may be heavy: it starts when scrolled near
+    if (!seen.some((entry) => entry.isIntersecting)) return;
+    watch.disconnect();
+    near = true;
+    frame.srcdoc = wanted;
+  }, { rootMargin: "400px" });
+  watch.observe(frame);
+  return (content, { height }) => {
+    frame.height = height;
+    wanted = content;
+    if (near) frame.srcdoc = content;
+  };
 }
 function drawPanel(panel, section) {
   const frames = data(panel), steps = frames.map((frame) => frame.step), slider = panel.querySelector(".steps input");
   const view = { picture: pictureView, film: pictureView, page: pageView, table: tableView }[panel.dataset.kind](panel);
-  let at = frames.length - 1, ready = false;
+  let at = frames.length - 1;
   const show = (index) => {
     at = clamp(index, 0, frames.length - 1);
     const frame = frames[at], label = `epoch ${frame.epoch}, step ${frame.step}`;
     panel.querySelector(".when").textContent = label;
     panel.querySelector("figcaption").textContent = frame.caption;
-    if (ready) view(frame.content, frame);
+    view(frame.content, frame);
     if (!slider) return;
     slider.value = at;
     slider.setAttribute("aria-valuetext", label);
@@ -176,17 +182,16 @@ function drawPanel(panel, section) {
     show(index);
     const linked = section.querySelector(".link")?.checked;
     for (const other of section.panels) if (linked && other !== panel) other.follow(steps[at]);
-    for (const chart of section.querySelectorAll(".chart")) chart.mark?.(steps[at]);
+    for (const chart of section.querySelectorAll(".chart")) chart.mark(steps[at]);
   };
   panel.follow = (step) => { const next = nearest(steps, step); if (next !== at) show(next); };
   slider?.addEventListener("input", () => move(+slider.value));
   panel.querySelector(".previous")?.addEventListener("click", () => move(at - 1));
   panel.querySelector(".next")?.addEventListener("click", () => move(at + 1));
   show(at);
-  when(panel, () => { ready = true; show(at); });
 }
 for (const section of document.querySelectorAll("section")) {
   section.panels = [...section.querySelectorAll(".panel")];
   section.panels.forEach((panel) => drawPanel(panel, section));
-  section.querySelectorAll(".chart").forEach((chart) => when(chart, () => drawChart(chart)));
+  section.querySelectorAll(".chart").forEach((chart) => drawChart(chart));
 }

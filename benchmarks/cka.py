@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from lightning_dynamics import CKACallback
-from lightning_dynamics.core.callback import Occasion
 from lightning_dynamics.core.distributed import Ranks
 from lightning_dynamics.core.isolation import isolated
+from lightning_dynamics.core.occasion import Occasion
 from lightning_dynamics.core.probe import Probe
 from lightning_dynamics.core.schedule import Moment
 

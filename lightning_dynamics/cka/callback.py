@@ -19,12 +19,13 @@ from lightning_dynamics.cka.panels import film, panels
 from lightning_dynamics.cka.reference import Reference, Representation, short_names
 from lightning_dynamics.cka.result import CKAResult
 from lightning_dynamics.cka.structure import block_score, find_blocks
-from lightning_dynamics.core.callback import AnalysisCallback, Data, Occasion, OnError
+from lightning_dynamics.core.callback import AnalysisCallback, Data, OnError
 from lightning_dynamics.core.checkpoints import at_checkpoint
 from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.layers import Layer, executed, named_layers, select_layers, watching
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import PredictFn, forward, function_named
+from lightning_dynamics.core.occasion import Occasion
 from lightning_dynamics.core.probe import Batch
 from lightning_dynamics.core.result import Result
 from lightning_dynamics.panels import Panels

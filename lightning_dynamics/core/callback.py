@@ -6,19 +6,18 @@ import traceback
 import warnings
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_dynamics.core.distributed import Ranks, require_whole_model
+from lightning_dynamics.core.history import History
 from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.lightning import Callback, ConfigurationError, steps_taken
-from lightning_dynamics.core.probe import Batch, Probe, forget_probes, probe_for
-from lightning_dynamics.core.progress import progress
-from lightning_dynamics.core.random_state import seed_all
+from lightning_dynamics.core.occasion import Occasion
+from lightning_dynamics.core.probe import Probe, forget_probes, probe_for
 from lightning_dynamics.core.result import Result
 from lightning_dynamics.core.schedule import Due, Moment, Schedule
 from lightning_dynamics.panels import Panels
@@ -29,40 +28,6 @@ if TYPE_CHECKING:
 
 OnError = Literal["warn", "raise"]
 Data = str | Dataset[Any] | DataLoader[Any]
-
-_MAX_RESULTS = 64
-
-
-@dataclass(frozen=True)
-class Occasion:
-    """One run of an analysis: on which module, on what, by whom, when.
-
-    Args:
-        module: bare, isolated from training.
-        probe: the examples.
-        ranks: the processes.
-        moment: of training.
-        description: for the progress bar; None shows none.
-    """
-
-    module: nn.Module
-    probe: Probe
-    ranks: Ranks
-    moment: Moment
-    description: str | None = None
-
-    def batches(self) -> Iterator[Batch]:
-        """This process's share of the probe, with a progress bar if it takes long.
-
-        Whatever is random in the module draws from streams seeded by the minibatch's number: the same at every
-        event, and whichever process has the minibatch.
-        """
-        numbers = self.ranks.share(range(len(self.probe.batches)))
-        for number in progress(numbers, total=len(numbers), description=self.description):
-            batch = self.probe.batch(number)
-            seed_all(self.probe.seed + number, *self.module.modules())
-            yield batch
-
 
 class AnalysisCallback(Callback, ABC):
     """Base of every analysis. A subclass says what is measured and how it is shown, and nothing else.
@@ -143,8 +108,7 @@ class AnalysisCallback(Callback, ABC):
             "name": name,
             **identity,
         }
-        self._last: Result | None
-        self._kept: list[Result]
+        self._history: History[Result]
         self._warned: bool
         self._forget()
         self._module: weakref.ref[nn.Module] | None = None
@@ -185,14 +149,13 @@ class AnalysisCallback(Callback, ABC):
     @final
     def last_result(self) -> Any:
         """The latest result, the same in every process; None before the first event."""
-        return self._last
+        return self._history.last
 
     @property
     @final
     def results(self) -> list[Any]:
         """Results over training, the latest last; at most 64: as training goes on, evenly fewer are kept."""
-        kept = list(self._kept)
-        return kept if self._last is None or (kept and kept[-1] is self._last) else [*kept, self._last]
+        return self._history.results()
 
     @property
     @final
@@ -249,7 +212,7 @@ class AnalysisCallback(Callback, ABC):
         except Exception as caught:
             error = caught
         self._ready = not self._failed(trainer, error)
-        if self._last is None and self.schedule.due(moment):
+        if self._history.last is None and self.schedule.due(moment):
             self._analyse(trainer, pl_module, moment)
 
     @final
@@ -280,7 +243,7 @@ class AnalysisCallback(Callback, ABC):
         if self.schedule.due(moment):
             self._analyse(trainer, pl_module, moment)
         error: Exception | None = None
-        if trainer.is_global_zero and self._last is not None:
+        if trainer.is_global_zero and self._history.last is not None:
             try:
                 panels = self.film(self.results)
                 if panels:
@@ -288,7 +251,7 @@ class AnalysisCallback(Callback, ABC):
             except Exception as caught:
                 error = caught
         self._failed(trainer, error)
-        if not trainer.loggers and self._last is not None and trainer.is_global_zero:
+        if not trainer.loggers and self._history.last is not None and trainer.is_global_zero:
             print(f"{type(self).__name__}: the Trainer has no logger; the results are in `callback.results`.")
 
     @final
@@ -306,20 +269,14 @@ class AnalysisCallback(Callback, ABC):
     def state_dict(self) -> dict[str, Any]:
         """The results kept and the analysis's memory: tensors and plain values only."""
         return {
-            "last": None if self._last is None else self._last.to_state(),
-            "kept": [result.to_state() for result in self._kept],
-            "every": self._every,
-            "events": self._events,
+            "history": self._history.to_state(),
             "memory": self.memory,
         }
 
     @final
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
-        load = self.result_type.from_state
-        self._last = None if state_dict["last"] is None else load(state_dict["last"])
-        self._kept = [load(state) for state in state_dict["kept"]]
-        self._every, self._events = state_dict["every"], state_dict["events"]
+        self._history.load_state(state_dict["history"], self.result_type)
         self.memory = state_dict["memory"]
 
     # ---- one event -----------------------------------------------------------------------------------------
@@ -327,7 +284,8 @@ class AnalysisCallback(Callback, ABC):
     @final
     def _analyse(self, trainer: Trainer, module: nn.Module, moment: Moment) -> None:
         """Measure, combine, publish; after each part the processes agree whether it worked."""
-        if not self._ready or (self._last is not None and self._last.step == moment.step):
+        last = self._history.last
+        if not self._ready or (last is not None and last.step == moment.step):
             return
         occasion = self._occasion(trainer, module, moment)
         part, error = None, None
@@ -339,10 +297,11 @@ class AnalysisCallback(Callback, ABC):
         if self._failed(trainer, error):
             return
         try:
-            self._remember(self.combine(part, occasion))
+            result = self.combine(part, occasion)
+            self._history.add(result)
             if trainer.is_global_zero:
-                panels = self.panels(self._last)  # type: ignore[arg-type]
-                publish(trainer.loggers, Event(self.label, moment.epoch, moment.step, panels, self._last))
+                panels = self.panels(result)
+                publish(trainer.loggers, Event(self.label, moment.epoch, moment.step, panels, result))
         except Exception as caught:
             error = caught
         self._failed(trainer, error)
@@ -352,17 +311,6 @@ class AnalysisCallback(Callback, ABC):
         assert self._probe is not None
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
         return Occasion(module, self._probe, Ranks.of(trainer), moment, self.label if shown else None)
-
-    @final
-    def _remember(self, result: Result) -> None:
-        """Keep every 1st, then 2nd, then 4th … result, so that memory does not grow with training."""
-        self._last = result
-        if self._events % self._every == 0:
-            self._kept.append(result)
-        self._events += 1
-        if len(self._kept) > _MAX_RESULTS:
-            self._kept = self._kept[::2]
-            self._every *= 2
 
     @final
     def _failed(self, trainer: Trainer, error: Exception | None) -> bool:
@@ -386,10 +334,7 @@ class AnalysisCallback(Callback, ABC):
     @final
     def _forget(self) -> None:
         """As before the first training."""
-        self._last = None
-        self._kept = []
-        self._every = 1
-        self._events = 0
+        self._history = History()
         self._warned = False
         self._ready = False
         self._seen_step = 0

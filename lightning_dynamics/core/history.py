@@ -1,0 +1,59 @@
+"""The results of a training, in bounded memory."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+from lightning_dynamics.core.result import Result
+
+R = TypeVar("R", bound=Result)
+
+
+class History(Generic[R]):
+    """The latest result, and an even choice of the earlier ones.
+
+    At first every result is kept; each time there are more than ``limit``, every second one goes, and from then
+    on only half as many come in.
+
+    Args:
+        limit: how many are kept.
+    """
+
+    def __init__(self, limit: int = 64) -> None:
+        """Empty."""
+        self.limit = limit
+        self.last: R | None = None
+        self._kept: list[R] = []
+        self._every = 1
+        self._seen = 0
+
+    def add(self, result: R) -> None:
+        """The next result."""
+        self.last = result
+        if self._seen % self._every == 0:
+            self._kept.append(result)
+        self._seen += 1
+        if len(self._kept) > self.limit:
+            self._kept = self._kept[::2]
+            self._every *= 2
+
+    def results(self) -> list[R]:
+        """Those kept, in order; the latest always among them."""
+        latest = [] if self.last is None or (self._kept and self._kept[-1] is self.last) else [self.last]
+        return [*self._kept, *latest]
+
+    def to_state(self) -> dict[str, Any]:
+        """Tensors and plain values, for a checkpoint."""
+        return {
+            "results": [result.to_state() for result in self.results()],
+            "kept": len(self._kept),
+            "every": self._every,
+            "seen": self._seen,
+        }
+
+    def load_state(self, state: dict[str, Any], result_type: type[R]) -> None:
+        """The inverse of :meth:`to_state`."""
+        results = [result_type.from_state(result) for result in state["results"]]
+        self.last = results[-1] if results else None
+        self._kept = results[: state["kept"]]
+        self._every, self._seen = state["every"], state["seen"]

@@ -1,0 +1,45 @@
+"""One run of an analysis: on which module, on what, by whom, when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from lightning_dynamics.core.distributed import Ranks
+from lightning_dynamics.core.probe import Batch, Probe
+from lightning_dynamics.core.progress import progress
+from lightning_dynamics.core.random_state import seed_all
+from lightning_dynamics.core.schedule import Moment
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """What an analysis is handed.
+
+    Args:
+        module: bare, isolated from training.
+        probe: the examples.
+        ranks: the processes.
+        moment: of training.
+        description: for the progress bar; None shows none.
+    """
+
+    module: nn.Module
+    probe: Probe
+    ranks: Ranks
+    moment: Moment
+    description: str | None = None
+
+    def batches(self) -> Iterator[Batch]:
+        """This process's share of the probe, with a progress bar if it takes long.
+
+        Whatever is random in the module draws from streams seeded by the minibatch's number: the same at every
+        event, and whichever process has the minibatch.
+        """
+        numbers = self.ranks.share(range(len(self.probe.batches)))
+        for number in progress(numbers, total=len(numbers), description=self.description):
+            batch = self.probe.batch(number)
+            seed_all(self.probe.seed + number, *self.module.modules())
+            yield batch

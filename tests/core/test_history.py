@@ -1,0 +1,42 @@
+"""Bounded memory for results."""
+
+from __future__ import annotations
+
+import pytest
+
+from lightning_dynamics.core.history import History
+from lightning_dynamics.core.result import Result
+
+
+def history(count: int, limit: int = 8) -> History[Result]:
+    kept: History[Result] = History(limit)
+    for step in range(count):
+        kept.add(Result(epoch=0, step=step, num_examples=1))
+    return kept
+
+
+def test_empty() -> None:
+    assert history(0).last is None and history(0).results() == []
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 10, 100, 1001])
+def test_first_and_last_are_kept_and_the_rest_is_even(count: int) -> None:
+    steps = [result.step for result in history(count).results()]
+    assert steps[0] == 0 and steps[-1] == count - 1
+    assert len(steps) <= 9
+    gaps = {b - a for a, b in zip(steps[:-2], steps[1:-1], strict=False)}
+    assert len(gaps) <= 1
+    if count <= 8:
+        assert steps == list(range(count))
+    assert len(steps) >= min(count, 5)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 8, 9, 12, 40])
+def test_a_history_from_its_state_goes_on_as_if_never_cut(cut: int) -> None:
+    whole, first = history(50), history(cut)
+    resumed: History[Result] = History(8)
+    resumed.load_state(first.to_state(), Result)
+    for step in range(cut, 50):
+        resumed.add(Result(epoch=0, step=step, num_examples=1))
+    assert [r.step for r in resumed.results()] == [r.step for r in whole.results()]
+    assert resumed.last is not None and resumed.last.step == 49

@@ -9,24 +9,24 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_dynamics.cka import estimator
 from lightning_dynamics.cka.comparison import Sums, compare
 from lightning_dynamics.cka.estimator import Kernel
-from lightning_dynamics.cka.features import Reduction, features, reduction_named
+from lightning_dynamics.cka.features import Reduction, reduction_named
+from lightning_dynamics.cka.observer import Observer
 from lightning_dynamics.cka.panels import film, panels
-from lightning_dynamics.cka.reference import Reference, Representation, short_names
+from lightning_dynamics.cka.reference import Reference, short_names
 from lightning_dynamics.cka.result import CKAResult
 from lightning_dynamics.cka.structure import block_score, find_blocks
 from lightning_dynamics.core.callback import AnalysisCallback, Data, OnError
 from lightning_dynamics.core.checkpoints import at_checkpoint
 from lightning_dynamics.core.isolation import Mode, isolated
-from lightning_dynamics.core.layers import Layer, executed, named_layers, select_layers, watching
+from lightning_dynamics.core.layers import Layer
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import PredictFn, forward, function_named
 from lightning_dynamics.core.occasion import Occasion
-from lightning_dynamics.core.probe import Batch
 from lightning_dynamics.core.result import Result
 from lightning_dynamics.panels import Panels
 
@@ -103,6 +103,7 @@ class CKACallback(AnalysisCallback):
     """
 
     group: ClassVar[str] = "cka"
+    smallest_batch: ClassVar[int] = estimator.MIN_EXAMPLES
     result_type: ClassVar[type[Result]] = CKAResult
 
     def __init__(
@@ -163,10 +164,9 @@ class CKACallback(AnalysisCallback):
         self.reference_layers = reference_layers
         self.debiased = debiased
         self.kernel: Kernel = kernel
-        self.bandwidth = bandwidth
         self.components = components
-        self._reduce = reduction_named(reduction)
-        self._run: Any = function_named(predict_fn, "predict_fn") or forward
+        run: Any = function_named(predict_fn, "predict_fn") or forward
+        self._observer = Observer(run, reduction_named(reduction), kernel, bandwidth, debiased, components)
         self._former_self = _FORMER_SELVES[compare_to] if former_self else None  # type: ignore[index]
         self._other = compare_to if isinstance(compare_to, nn.Module) else None
         self._checkpoints: list[str] = []
@@ -194,11 +194,12 @@ class CKACallback(AnalysisCallback):
 
     def prepare(self, occasion: Occasion) -> None:
         """Find the layers that run, and look at the references once."""
-        smallest = min(map(len, occasion.probe.batches))
-        if smallest < estimator.MIN_EXAMPLES:
+        *whole, last = map(len, occasion.probe.batches)
+        if last < estimator.MIN_EXAMPLES:
+            advice = f"`num_examples={sum(whole)}`" if whole else "more examples"
             raise ConfigurationError(
                 f"{len(occasion.probe)} examples in minibatches of `batch_size={self.batch_size}` leave a last one of "
-                f"{smallest}, and HSIC₁ needs {estimator.MIN_EXAMPLES}: change `num_examples` or `batch_size`"
+                f"{last}, and HSIC₁ needs {estimator.MIN_EXAMPLES}: give {advice}, or another `batch_size`"
             )
         if self.memory and self.memory["examples"] != list(map(list, occasion.probe.batches)):
             raise ConfigurationError(
@@ -230,11 +231,11 @@ class CKACallback(AnalysisCallback):
         references = self._references
         if "reference" in self.memory:
             references = [Reference(**self.memory["reference"])]
-        seen = Reference(self._former_self or "itself", names)
+        seen = Reference(self._name_of(occasion), names)
         keep = self._becomes_reference()
         sums = [Sums.zero(len(names), len(reference.layers)) for reference in references or [seen]]
         for batch in occasion.batches():
-            now = self._represent(occasion.module, self._order, batch)
+            now = self._observer.see(occasion.module, self._order, batch)
             if keep:
                 seen.add(batch.number, now)
             if not references:
@@ -251,7 +252,8 @@ class CKACallback(AnalysisCallback):
         references = references or [seen]
         if self._becomes_reference():
             shared = seen.shared(occasion.probe, occasion.ranks, components=self.components)
-            self.memory["reference"] = shared.to_state()
+            label = seen.label if self._former_self == "initialization" else self._former_self
+            self.memory["reference"] = shared.to_state() | {"label": label}
             self.memory["examples"] = list(map(list, occasion.probe.batches))
         labels = [reference.label for reference in references]
         matrices = dict(zip(labels, (total.similarity() for total in sums), strict=True))
@@ -294,61 +296,28 @@ class CKACallback(AnalysisCallback):
     def _layers_that_run(
         self, module: nn.Module, occasion: Occasion, patterns: str | Sequence[str], argument: str
     ) -> list[Layer]:
-        """The selected layers that a forward pass runs, in order; says once which were left out."""
-        selected = select_layers(module, patterns, argument=argument)
-        batch = occasion.probe.batch(0)
-        wanted = {patterns} if isinstance(patterns, str) else set(patterns)
-        order, never_run, refused = executed(
-            selected,
-            run=lambda: self._run(module, batch.data),
-            usable=lambda layer, output: features(layer, output, len(batch)) is not None,
-            keep=wanted,
-        )
-        if not order:
-            raise ConfigurationError(
-                f"`{argument}={patterns!r}`: none of these layers runs in a forward pass of {type(module).__name__} "
-                "and puts out one row of floating-point numbers per example; choose others, or pass `predict_fn`"
-            )
-        reasons = [(never_run, "never run in a forward pass"), (refused, "no row of numbers per example")]
-        told = "; ".join(f"{', '.join(names)} ({reason})" for names, reason in reasons if names)
-        if told and occasion.ranks.rank == 0:
-            warnings.warn(f"{type(self).__name__}: layers left out of the map: {told}", stacklevel=2)
+        """The selected layers that run, in order; says which were left out."""
+        order, left_out = self._observer.layers_that_run(module, occasion.probe.batch(0), patterns, argument)
+        if left_out and occasion.ranks.rank == 0:
+            warnings.warn(f"{type(self).__name__}: layers left out of the map: {left_out}", stacklevel=2)
         return order
+
+    def _name_of(self, occasion: Occasion) -> str:
+        """What the network as it is now is called when it is compared with itself, and by later events."""
+        step = occasion.moment.step
+        if self._former_self == "initialization":
+            return "initialization" if step == 0 else f"step {step}"  # first seen in mid-training
+        if self._former_self == "previous event":
+            return "previous event" if self.memory else "itself, the first event"
+        return "itself"
 
     def _becomes_reference(self) -> bool:
         """Whether what this event sees is what later ones are compared with."""
         return self._former_self == "previous event" or (self._former_self is not None and not self.memory)
 
-    def _represent(self, module: nn.Module, order: list[Layer], batch: Batch) -> Representation:
-        """Run the module once; every layer's activation becomes a Gram matrix at once and is dropped."""
-        places = {layer: place for place, layer in enumerate(order)}
-        n = len(batch)
-        grams: Tensor | None = None
-        scratch: Tensor | None = None
-
-        def see(layer: Layer, output: Any) -> None:
-            nonlocal grams, scratch
-            tensor = features(modules[layer.name], output, n) if layer in places else None
-            if tensor is None:
-                return
-            if grams is None or scratch is None:
-                dtype = estimator.gram_dtype(tensor)
-                # A layer that does not run this time stays zero: it does not vary, so its row will be NaN.
-                grams = torch.zeros(len(order), n, n, dtype=dtype, device=tensor.device)
-                scratch = estimator.scratch_for(n, dtype, tensor.device)
-            x = self._reduce(tensor)
-            estimator.gram(x, kernel=self.kernel, bandwidth=self.bandwidth, out=grams[places[layer]], scratch=scratch)
-
-        modules = named_layers(module)
-        with watching({layer.name: modules[layer.name] for layer in order}, see):
-            self._run(module, batch.data)
-        if grams is None:
-            raise RuntimeError("none of the layers ran in this forward pass, though they did before training")
-        return Representation.of(grams, debiased=self.debiased, components=self.components)
-
     def _look(self, module: nn.Module, order: list[Layer], occasion: Occasion, label: str) -> Reference:
         """A reference: the module as it is now, on this process's minibatches."""
         reference = Reference(label, [str(layer) for layer in order])
         for batch in occasion.batches():
-            reference.add(batch.number, self._represent(module, order, batch))
+            reference.add(batch.number, self._observer.see(module, order, batch))
         return reference

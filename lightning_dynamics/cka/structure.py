@@ -60,7 +60,8 @@ def block_score(blocks: list[tuple[int, int]], num_layers: int) -> float:
 def stages(names: list[str], *, limit: int = 8) -> dict[str, list[int]]:
     """Layers grouped by stage: by the first part of their names that differs between them.
 
-    Networks that have one stage or more than ``limit`` by that rule are cut into three by depth instead.
+    With more than ``limit`` groups, neighbours of one layer each become one, named after the first. Networks that
+    then have one group, or still more than ``limit``, are cut into three by depth instead.
     """
     parts = [name.split(".") for name in names]
     depth = 0
@@ -69,6 +70,13 @@ def stages(names: list[str], *, limit: int = 8) -> dict[str, list[int]]:
     groups: dict[str, list[int]] = {}
     for index, part in enumerate(parts):
         groups.setdefault(".".join(part[: depth + 1]), []).append(index)
+    if len(groups) > limit:
+        joined: dict[str, list[int]] = {}
+        for name, members in groups.items():
+            last = next(reversed(joined), name)
+            alone = len(members) == 1 and last in joined and all(len(groups[names[i]]) == 1 for i in joined[last])
+            joined.setdefault(last if alone else name, []).extend(members)
+        groups = joined
     if 1 < len(groups) <= limit:
         return groups
     thirds = torch.arange(len(names)).tensor_split(3)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 OnError = Literal["warn", "raise"]
 Data = str | Dataset[Any] | DataLoader[Any]
 
+
 class AnalysisCallback(Callback, ABC):
     """Base of every analysis. A subclass says what is measured and how it is shown, and nothing else.
 
@@ -61,6 +62,9 @@ class AnalysisCallback(Callback, ABC):
 
     result_type: ClassVar[type[Result]]
     """Class of its results."""
+
+    smallest_batch: ClassVar[int] = 1
+    """Examples a minibatch must have; where the data set runs short, a smaller rest is left out."""
 
     memory: dict[str, Any]
     """What the analysis remembers between events: tensors and plain values; goes into checkpoints."""
@@ -204,6 +208,7 @@ class AnalysisCallback(Callback, ABC):
                     self.data,
                     num_examples=self.num_examples,
                     batch_size=self.batch_size,
+                    smallest_batch=self.smallest_batch,
                     seed=self.seed,
                 )
                 self.prepare(self._occasion(trainer, pl_module, moment))
@@ -243,7 +248,7 @@ class AnalysisCallback(Callback, ABC):
         if self.schedule.due(moment):
             self._analyse(trainer, pl_module, moment)
         error: Exception | None = None
-        if trainer.is_global_zero and self._history.last is not None:
+        if trainer.is_global_zero and trainer.loggers and self._history.last is not None:
             try:
                 panels = self.film(self.results)
                 if panels:
@@ -299,7 +304,7 @@ class AnalysisCallback(Callback, ABC):
         try:
             result = self.combine(part, occasion)
             self._history.add(result)
-            if trainer.is_global_zero:
+            if trainer.is_global_zero and trainer.loggers:
                 panels = self.panels(result)
                 publish(trainer.loggers, Event(self.label, moment.epoch, moment.step, panels, result))
         except Exception as caught:

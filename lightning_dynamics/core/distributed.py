@@ -63,7 +63,7 @@ class Ranks:
         return items[self.rank :: self.size]
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, in the tensor's own dtype; a new tensor where it lay before."""
+        """The sum over all processes, in the tensor's own dtype and where it lay; with one, the tensor itself."""
         if self.size == 1:
             return tensor
         total = tensor.detach().to(self.device, copy=True).contiguous()

@@ -15,15 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_dynamics.core.random_state import Restore, preserved_random_state, seed_all
+from lightning_dynamics.core.random_state import Restore, generators_of, preserved_random_state, seed_all
 
 Mode = Literal["eval", "train"]
 
 
 @contextmanager
-def isolated(
-    module: nn.Module, *, mode: Mode = "eval", seed: int | None = None, grad: bool = False
-) -> Iterator[None]:
+def isolated(module: nn.Module, *, mode: Mode = "eval", seed: int | None = None, grad: bool = False) -> Iterator[None]:
     """Run anything on ``module`` and have it, and every random stream, back bit for bit, on exceptions too.
 
     Restored: parameters and buffers (values and storage), ``.grad``, ``requires_grad``, each submodule's
@@ -45,9 +43,9 @@ def isolated(
     Cost: one copy of parameters, buffers and tensor attributes, in memory and in time.
     """
     device_types = {"cpu"} | {tensor.device.type for tensor in module.parameters()} - {"meta"}
-    attributes = [_plain_attributes(submodule) for submodule in module.modules()]
+    streams = generators_of(*map(_plain_attributes, module.modules()))
     with ExitStack() as stack:
-        stack.enter_context(preserved_random_state(*attributes))
+        stack.enter_context(preserved_random_state(*streams))
         for restore in _module_restores(module):
             stack.callback(restore)
         stack.enter_context(_uncompiled())
@@ -59,7 +57,7 @@ def isolated(
         for submodule in module.modules():
             submodule.training = mode == "train"
         if seed is not None:
-            seed_all(seed, *attributes)
+            seed_all(seed, *streams)
         yield
 
 

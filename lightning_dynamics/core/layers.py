@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -126,7 +127,7 @@ def executed(
     found: list[Layer] = []
     ran: set[str] = set()
     refused: set[str] = set()
-    seen: dict[tuple[int, int, int], Any] = {}
+    seen: dict[tuple[int, int, int], weakref.ref[Any]] = {}
 
     def see(layer: Layer, output: Any) -> None:
         ran.add(layer.name)
@@ -134,12 +135,13 @@ def executed(
         if tensor is None or not usable(layers[layer.name], output):
             refused.add(layer.name)
             return
-        # An in-place layer returns the same memory in a newer version.
-        key = (tensor.data_ptr(), tensor.numel(), tensor._version)
-        if key in seen and layer.name not in keep:
-            return
-        seen[key] = tensor  # held, so that no later tensor gets its address
-        found.append(layer)
+        # An in-place layer returns the same memory in a newer version (which inference mode does not count). What
+        # has gone in the meantime may have left its address to another.
+        key = (tensor.data_ptr(), tensor.numel(), -1 if tensor.is_inference() else tensor._version)
+        handed_on = not tensor.is_inference() and key in seen and seen[key]() is not None
+        seen[key] = weakref.ref(tensor)
+        if not handed_on or layer.name in keep:
+            found.append(layer)
 
     with watching(layers, see):
         run()

@@ -10,7 +10,7 @@ from torch import nn
 from lightning_dynamics.core.distributed import Ranks
 from lightning_dynamics.core.probe import Batch, Probe
 from lightning_dynamics.core.progress import progress
-from lightning_dynamics.core.random_state import seed_all
+from lightning_dynamics.core.random_state import generators_of, seed_all
 from lightning_dynamics.core.schedule import Moment
 
 
@@ -38,8 +38,9 @@ class Occasion:
         Whatever is random in the module draws from streams seeded by the minibatch's number: the same at every
         event, and whichever process has the minibatch.
         """
+        streams = generators_of(*self.module.modules())
         numbers = self.ranks.share(range(len(self.probe.batches)))
         for number in progress(numbers, total=len(numbers), description=self.description):
             batch = self.probe.batch(number)
-            seed_all(self.probe.seed + number, *self.module.modules())
+            seed_all(self.probe.seed + number, *streams)
             yield batch

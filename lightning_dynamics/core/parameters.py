@@ -35,9 +35,7 @@ def select_parameters(
                 f"`{argument}={pattern!r}` matches no parameter; there are: {', '.join(named) or 'none'}"
             )
     return {
-        name: parameter
-        for name, parameter in named.items()
-        if any(fnmatchcase(name, pattern) for pattern in wanted)
+        name: parameter for name, parameter in named.items() if any(fnmatchcase(name, pattern) for pattern in wanted)
     }
 
 

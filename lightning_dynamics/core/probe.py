@@ -101,6 +101,7 @@ def probe_for(
     num_examples: int,
     batch_size: int,
     seed: int,
+    smallest_batch: int = 1,
 ) -> Probe:
     """The probe that these words mean; callbacks of one Trainer that say the same share it.
 
@@ -111,6 +112,8 @@ def probe_for(
         num_examples: at most this many, chosen by ``seed``.
         batch_size: examples per minibatch.
         seed: of the choice and of frozen augmentation.
+        smallest_batch: if there are fewer than ``num_examples``, and the last minibatch would be smaller than this,
+            it is left out.
 
     Raises:
         ConfigurationError: no such data, an iterable-style or empty data set, several loaders, a loader whose data
@@ -118,7 +121,7 @@ def probe_for(
     """
     name, dataset, collate, population = _resolve(trainer, data)
     shared = _probes.setdefault(trainer, {})
-    key = (id(module), id(dataset), id(collate), population, name, num_examples, batch_size, seed)
+    key = (id(module), id(dataset), id(collate), population, name, num_examples, batch_size, seed, smallest_batch)
     if key not in shared:
         size = len(dataset) if population is None else len(population)  # type: ignore[arg-type]
         generator = torch.Generator().manual_seed(seed)
@@ -126,9 +129,9 @@ def probe_for(
         if population is not None:
             chosen = torch.tensor(population)[chosen]
         batches = tuple(tuple(part.tolist()) for part in chosen.split(batch_size))
-        shared[key] = Probe(
-            dataset, name, batches, collate, lambda batch: to_device(trainer, module, batch), seed=seed
-        )
+        if size < num_examples and len(batches) > 1 and len(batches[-1]) < smallest_batch:
+            batches = batches[:-1]
+        shared[key] = Probe(dataset, name, batches, collate, lambda batch: to_device(trainer, module, batch), seed=seed)
     return shared[key]
 
 

@@ -32,7 +32,7 @@ def seed_all(seed: int, *owners: Any) -> None:
         torch.mps.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
-    for generator in _generators(owners):
+    for generator in generators_of(*owners):
         if isinstance(generator, torch.Generator):
             generator.manual_seed(seed)
         elif isinstance(generator, np.random.Generator):
@@ -49,7 +49,7 @@ def preserved_random_state(*owners: Any) -> Iterator[None]:
     transforms keep them.
     """
     with ExitStack() as restore:
-        for put_back in (*_global_streams(), *map(_stream, _generators(owners))):
+        for put_back in (*_global_streams(), *map(_stream, generators_of(*owners))):
             restore.callback(put_back)
         yield
 
@@ -91,7 +91,7 @@ _LONGEST = 1000  # longer containers are data, not transforms
 _MOST = 10_000  # objects looked at per owner
 
 
-def _generators(owners: Iterable[Any]) -> list[Any]:
+def generators_of(*owners: Any) -> list[Any]:
     """Every generator reachable from ``owners``, the nearest first; the search of each gives up in the end."""
     found: list[Any] = []
     seen: dict[int, Any] = {}

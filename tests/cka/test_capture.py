@@ -465,7 +465,6 @@ def test_compiled_submodules(tmp_path):
     assert_map(watched, plain)
 
 
-@pytest.mark.xfail(strict=True, reason="core.layers.executed asks inference tensors for their version")
 def test_frozen_backbone_under_inference_mode(tmp_path):
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -574,7 +573,7 @@ class NeverTrains(Task):
         ({"layers": ["net.0", "nothing"]}, "`layers='nothing'` matches no layer"),
         ({"layers": "re:net.(0"}, "`layers='re:net.(0'` is not a regular expression"),
         ({"layers": []}, "`layers` is empty"),
-        ({"num_examples": 34}, "last one of 2.*`num_examples` or `batch_size`"),
+        ({"num_examples": 34}, "last one of 2.*`num_examples=32`.*`batch_size`"),
         ({"compare_to": nn.Sequential(nn.Linear(6, 2)), "layers": "net.*"}, "`reference_layers='net.*'` matches no"),
     ],
     ids=str,

@@ -439,6 +439,7 @@ def test_a_lightning_module_keeps_its_trainer(tmp_path: Any) -> None:
 
 def test_a_dead_proxy_among_the_attributes() -> None:
     """``LightningModule.fabric`` is a weak proxy; what it stood for may be gone."""
+
     class Thing: ...
 
     net = nn.Linear(1, 1)
@@ -474,6 +475,7 @@ def test_compiled_submodules_run_their_hooks_and_training_is_not_compiled_again(
 
     torch._dynamo.reset()
     net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+
     class Block(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x).relu()

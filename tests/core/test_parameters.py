@@ -91,9 +91,7 @@ def test_moved_gives_the_very_bits_back(net: nn.Module, dtype: torch.dtype, fail
                 raise ZeroDivisionError
     except ZeroDivisionError:
         pass
-    assert {
-        n: (p.data_ptr(), p.detach().view(-1).view(torch.uint8).tolist()) for n, p in parameters.items()
-    } == before
+    assert {n: (p.data_ptr(), p.detach().view(-1).view(torch.uint8).tolist()) for n, p in parameters.items()} == before
 
 
 def test_moved_comes_back_when_the_values_do_not_fit(net: nn.Module) -> None:

@@ -361,9 +361,7 @@ def test_a_collate_function_that_draws() -> None:
 
 
 @pytest.mark.parametrize("limit", [2**30, -1])
-def test_what_a_module_does_to_its_batch_is_not_seen_by_the_next(
-    limit: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_module_does_to_its_batch_is_not_seen_by_the_next(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module_under_test, "_CACHE_LIMIT", limit)
     source = torch.ones(8, 2)
     probe = plain_probe(TensorDataset(source), collate=lambda examples: {"x": [x for (x,) in examples], "y": 1})

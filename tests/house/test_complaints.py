@@ -11,7 +11,7 @@ import pytest
 from lightning_dynamics import ConfigurationError
 from tests.house.models import Convnet, loaders
 from tests.house.registry import TENANTS
-from tests.house.training import PACKAGES, train, trainer
+from tests.house.training import PACKAGES, Recorder, train, trainer
 
 BAD = [(tenant, arguments, word) for tenant, entry in TENANTS.items() for arguments, word in entry.bad]
 
@@ -46,7 +46,7 @@ def test_a_failing_analysis_warns_once(tenant: str, part: str, tmp_path: Path, m
     model = Convnet()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trainer(tmp_path, [callback]).fit(model, **loaders())
+        trainer(tmp_path, [callback], logger=Recorder()).fit(model, **loaders())
     told = [str(warning.message) for warning in caught if "broken on purpose" in str(warning.message)]
     assert len(told) == 1 and "Traceback" in told[0]
     assert len(model.losses) == 8

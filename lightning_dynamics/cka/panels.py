@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_dynamics.cka.result import CKAResult
-from lightning_dynamics.cka.structure import MIN_LENGTH, THRESHOLD, stages
+from lightning_dynamics.cka.structure import MIN_LENGTH, THRESHOLD, common_parts, stages
 from lightning_dynamics.panels import Film, Panels, Picture, Scalar, Table
 from lightning_dynamics.panels.drawing import heat_map, profile
 from lightning_dynamics.panels.values import Panel
@@ -69,14 +69,20 @@ def similarity_map(result: CKAResult, matrix: Tensor | None = None, title: str |
     outlined = f"; squares: blocks of {MIN_LENGTH}+ layers with CKA ≥ {THRESHOLD}" if result.blocks else ""
     return heat_map(
         (result.matrix if matrix is None else matrix).numpy(),
-        x_labels=result.layers_y,
-        y_labels=result.layers_x,
+        x_labels=without_common_prefix(result.layers_y),
+        y_labels=without_common_prefix(result.layers_x),
         title=f"{title or f'CKA{compared}'} · epoch {result.epoch}, step {result.step}",
         footer=_basis(result) + outlined,
         x_title="" if result.compared_to == "itself" else result.compared_to,
         blocks=[(start, stop) for start, stop in result.blocks] if matrix is None else (),
         colorbar_label="CKA",
     )
+
+
+def without_common_prefix(names: list[str]) -> list[str]:
+    """Layer names for a picture: without the parts that all of them begin with (``net.``); tables keep them."""
+    depth = common_parts(names)
+    return [".".join(name.split(".")[depth:]) for name in names]
 
 
 def caption(result: CKAResult, what: str) -> str:
@@ -90,15 +96,15 @@ def _component_panels(result: CKAResult, label: str) -> dict[str, Panel]:
     without = similarity_map(result, result.matrix_without_first_pc, "CKA without first principal components")
     share = profile(
         result.first_pc_variance.numpy(),
-        labels=result.layers_x,
+        labels=without_common_prefix(result.layers_x),
         title=f"First principal component · {moment}",
         footer=f"λ₁ / Σλ of each minibatch's centred activations, summed over minibatches; {_basis(result)}",
         y_title="share of variance",
     )
     cosine = heat_map(
         result.first_pc_cosine.numpy(),
-        x_labels=result.layers_y,
-        y_labels=result.layers_x,
+        x_labels=without_common_prefix(result.layers_y),
+        y_labels=without_common_prefix(result.layers_x),
         title=f"|cos| between first principal components · {moment}",
         footer=f"scores of the examples of a minibatch, mean over minibatches; {_basis(result)}",
         colorbar_label="|cos|",

@@ -57,25 +57,31 @@ def block_score(blocks: list[tuple[int, int]], num_layers: int) -> float:
     return sum((b - a) * (b - a - 1) // 2 for a, b in blocks) / pairs if pairs else 0.0
 
 
+def common_parts(names: list[str]) -> int:
+    """How many leading dotted parts all the names share; the last part of a name does not count."""
+    parts = [name.split(".") for name in names]
+    depth = 0
+    while all(len(part) > depth + 1 for part in parts) and len({part[depth] for part in parts}) == 1:
+        depth += 1
+    return depth
+
+
 def stages(names: list[str], *, limit: int = 8) -> dict[str, list[int]]:
     """Layers grouped by stage: by the first part of their names that differs between them.
 
     With more than ``limit`` groups, neighbours of one layer each become one, named after the first. Networks that
     then have one group, or still more than ``limit``, are cut into three by depth instead.
     """
-    parts = [name.split(".") for name in names]
-    depth = 0
-    while all(len(part) > depth + 1 for part in parts) and len({part[depth] for part in parts}) == 1:
-        depth += 1
+    depth = common_parts(names)
     groups: dict[str, list[int]] = {}
-    for index, part in enumerate(parts):
-        groups.setdefault(".".join(part[: depth + 1]), []).append(index)
+    for index, name in enumerate(names):
+        groups.setdefault(".".join(name.split(".")[: depth + 1]), []).append(index)
     if len(groups) > limit:
         joined: dict[str, list[int]] = {}
+        single = ""  # the run of single layers that the next one joins
         for name, members in groups.items():
-            last = next(reversed(joined), name)
-            alone = len(members) == 1 and last in joined and all(len(groups[names[i]]) == 1 for i in joined[last])
-            joined.setdefault(last if alone else name, []).extend(members)
+            single = "" if len(members) > 1 else single or name
+            joined.setdefault(single or name, []).extend(members)
         groups = joined
     if 1 < len(groups) <= limit:
         return groups

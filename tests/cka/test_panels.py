@@ -218,3 +218,11 @@ def test_one_result_is_no_film():
 def test_frames_of_other_layers_are_left_out():
     shown = film([result(["a"]), result(["a", "b"]), result(["a", "b"])], "cka")
     assert len(shown["cka/similarity_film"].frames) == 2  # type: ignore[union-attr]
+
+
+def test_pictures_leave_out_what_all_names_begin_with():
+    """``net.`` in front of every layer says nothing; the table keeps it."""
+    long, short = panels(result(["net.a", "net.b.c"]), "cka"), panels(result(["a", "b.c"]), "cka")
+    for key in PICTURES:
+        np.testing.assert_array_equal(long[key].image, short[key].image)
+    assert {row[0] for row in long["cka/values"].rows} == {"net.a", "net.b.c"}

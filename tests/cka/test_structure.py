@@ -145,3 +145,17 @@ def test_every_layer_is_in_one_stage(names):
     members = [index for stage in stages(names).values() for index in stage]
     assert sorted(members) == list(range(len(names)))
     assert all(stages(names).values())
+
+
+def test_lone_layers_join_their_neighbours():
+    """A plain ResNet-18: ten names on the top level, of which four are stages."""
+    blocks = [f"layer{stage}.{block}.conv1" for stage in (1, 2, 3, 4) for block in (0, 1)]
+    names = ["conv1", "bn1", "relu", "maxpool", *blocks, "avgpool", "fc"]
+    assert stages(names) == {
+        "conv1": [0, 1, 2, 3],
+        "layer1": [4, 5],
+        "layer2": [6, 7],
+        "layer3": [8, 9],
+        "layer4": [10, 11],
+        "avgpool": [12, 13],
+    }

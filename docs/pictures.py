@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from lightning_dynamics import CKACallback, CKAResult
 from lightning_dynamics.panels import Film, Picture
 from lightning_dynamics.panels.encode import gif, png
@@ -26,7 +30,13 @@ def main() -> None:
         if isinstance(panel, Picture):
             (IMAGES / f"{name}.png").write_bytes(png(panel.image))
         elif isinstance(panel, Film):
-            (IMAGES / f"{name}.gif").write_bytes(gif(panel))
+            (IMAGES / f"{name}.gif").write_bytes(gif(Film([half(frame) for frame in panel.frames])))
+
+
+def half(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A frame at half its size: films in a repository must be small."""
+    height, width, _ = frame.shape
+    return np.asarray(Image.fromarray(frame).resize((width // 2, height // 2), Image.Resampling.LANCZOS))
 
 
 if __name__ == "__main__":

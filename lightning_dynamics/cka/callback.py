@@ -25,7 +25,7 @@ from lightning_dynamics.core.checkpoints import at_checkpoint
 from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.layers import Layer
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import PredictFn, forward, function_named
+from lightning_dynamics.core.objective import PredictFn, forward, function_named, silenced
 from lightning_dynamics.core.occasion import Occasion
 from lightning_dynamics.core.result import Result
 from lightning_dynamics.panels import Panels
@@ -214,7 +214,7 @@ class CKACallback(AnalysisCallback):
         if self._other is not None:
             device = next((p.device for p in occasion.module.parameters()), torch.device("cpu"))
             home = next((p.device for p in self._other.parameters()), device)
-            with isolated(self._other, mode=self.mode, seed=self.seed):
+            with isolated(self._other, mode=self.mode, seed=self.seed), silenced(self._other):
                 try:
                     other = self._other.to(device)
                     patterns = self.reference_layers or self.layers
@@ -228,9 +228,7 @@ class CKACallback(AnalysisCallback):
     def measure(self, occasion: Occasion) -> tuple[list[Sums], Reference]:
         """One forward pass over this process's minibatches; sums for every reference, and what was seen."""
         names = [str(layer) for layer in self._order]
-        references = self._references
-        if "reference" in self.memory:
-            references = [Reference(**self.memory["reference"])]
+        references = self._compared_with()
         seen = Reference(self._name_of(occasion), names)
         keep = self._becomes_reference()
         sums = [Sums.zero(len(names), len(reference.layers)) for reference in references or [seen]]
@@ -248,8 +246,7 @@ class CKACallback(AnalysisCallback):
         """Sums over processes, then ratios."""
         own, seen = part
         sums = [total.over(occasion.ranks) for total in own]
-        references = [Reference(**self.memory["reference"])] if "reference" in self.memory else self._references
-        references = references or [seen]
+        references = self._compared_with() or [seen]
         if self._becomes_reference():
             shared = seen.shared(occasion.probe, occasion.ranks, components=self.components)
             label = seen.label if self._former_self == "initialization" else self._former_self
@@ -259,7 +256,7 @@ class CKACallback(AnalysisCallback):
         matrices = dict(zip(labels, (total.similarity() for total in sums), strict=True))
         matrix = torch.stack(list(matrices.values())).mean(0)
         without = torch.stack([total.similarity_without_first() for total in sums]).mean(0)
-        with_itself = labels == ["itself"]
+        with_itself = references == [seen] and self._former_self is None
         blocks = find_blocks(matrix) if with_itself else []
         return CKAResult(
             epoch=occasion.moment.epoch,
@@ -310,6 +307,10 @@ class CKACallback(AnalysisCallback):
         if self._former_self == "previous event":
             return "previous event" if self.memory else "itself, the first event"
         return "itself"
+
+    def _compared_with(self) -> list[Reference]:
+        """What there is to compare with; nothing if with itself."""
+        return [Reference(**self.memory["reference"])] if self.memory else self._references
 
     def _becomes_reference(self) -> bool:
         """Whether what this event sees is what later ones are compared with."""

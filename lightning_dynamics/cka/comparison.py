@@ -71,8 +71,8 @@ def compare(x: Representation, y: Representation) -> Sums:
     if x.rows_without_first is not None and y.rows_without_first is not None:
         sums |= _hsic(x.rows_without_first, y.rows_without_first, "_without_first")
     if x.scores is not None and y.scores is not None and x.first is not None and x.total is not None:
-        sums |= {"first": x.first.cpu().double(), "total": x.total.cpu().double()}
-        cosine = (x.scores.cpu().double() @ y.scores.cpu().double().T).abs()
+        cosine = inner_products(x.scores, y.scores).abs()
+        sums |= {name: value.to(cosine.device).double() for name, value in (("first", x.first), ("total", x.total))}
         defined = cosine.isfinite()
         n = x.scores.shape[1]
         sums |= {"cosine": n * cosine.nan_to_num(0.0), "cosine_weight": n * defined.double()}

@@ -24,7 +24,7 @@ from torch import Tensor
 Kernel = Literal["linear", "rbf"]
 
 MIN_EXAMPLES = 4  # HSIC₁ divides by n - 3
-_CHUNK_BYTES = 1 << 22  # of centred features at a time: little enough for a CPU's cache
+_CHUNK_BYTES = 1 << 20  # of centred features at a time: they stay in a core's cache, beside the next layer's input
 _CHUNK_BYTES_ACCELERATOR = 1 << 26  # enough to keep an accelerator busy
 _BLOCK_ROWS = 64
 _PRODUCT_COLUMNS = 8192  # of the centred rows turned to float64 at a time

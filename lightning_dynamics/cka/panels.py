@@ -111,7 +111,9 @@ def _component_panels(result: CKAResult, label: str) -> dict[str, Panel]:
     )
     return {
         f"{label}/without_first_pc": Picture(without, caption(result, "CKA without first principal components")),
-        f"{label}/first_pc": Picture(share, caption(result, "share of variance of the first principal component")),
+        f"{label}/first_pc": Picture(
+            share, f"share of variance of the first principal component, {moment}; {_basis(result)}"
+        ),
         f"{label}/first_pc_cosine": Picture(cosine, caption(result, "|cos| between first principal components")),
     }
 

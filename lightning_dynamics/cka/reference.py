@@ -56,7 +56,7 @@ class Representation:
         return {name: tensor for name, tensor in wanted.items() if tensor is not None}
 
 
-@dataclass
+@dataclass(eq=False)
 class Reference:
     """A network's representations of the whole probe, or of one process's share of it.
 

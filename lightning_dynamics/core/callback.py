@@ -6,7 +6,8 @@ import traceback
 import warnings
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from torch import nn
@@ -16,6 +17,7 @@ from lightning_dynamics.core.distributed import Ranks, require_whole_model
 from lightning_dynamics.core.history import History
 from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.lightning import Callback, ConfigurationError, steps_taken
+from lightning_dynamics.core.objective import silenced
 from lightning_dynamics.core.occasion import Occasion
 from lightning_dynamics.core.probe import Probe, forget_probes, probe_for
 from lightning_dynamics.core.result import Result
@@ -201,7 +203,7 @@ class AnalysisCallback(Callback, ABC):
         moment = Moment("start", trainer.current_epoch, self._seen_step)
         error: Exception | None = None
         try:
-            with isolated(pl_module, mode=self.mode, seed=self.seed):
+            with self._undisturbed(pl_module):
                 self._probe = probe_for(
                     trainer,
                     pl_module,
@@ -295,7 +297,7 @@ class AnalysisCallback(Callback, ABC):
         occasion = self._occasion(trainer, module, moment)
         part, error = None, None
         try:
-            with isolated(module, mode=self.mode, seed=self.seed):
+            with self._undisturbed(module):
                 part = self.measure(occasion)
         except Exception as caught:
             error = caught
@@ -310,6 +312,13 @@ class AnalysisCallback(Callback, ABC):
         except Exception as caught:
             error = caught
         self._failed(trainer, error)
+
+    @final
+    @contextmanager
+    def _undisturbed(self, module: nn.Module) -> Iterator[None]:
+        """Training and its logs notice nothing of what happens inside."""
+        with isolated(module, mode=self.mode, seed=self.seed), silenced(module):
+            yield
 
     @final
     def _occasion(self, trainer: Trainer, module: nn.Module, moment: Moment) -> Occasion:

@@ -77,7 +77,7 @@ def training_step(module: Any, batch: Any) -> Any:
         arguments = [iter([(batch, 0, 0)])]
     elif len(parameters) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters.values()):
         arguments.append(0)
-    with _silenced(module):
+    with silenced(module):
         return module.training_step(*arguments)
 
 
@@ -162,15 +162,19 @@ def _forward_arguments(module: nn.Module, batch: Any) -> tuple[Sequence[Any], di
 
 
 @contextmanager
-def _silenced(module: Any) -> Iterator[None]:
-    """No ``self.log``, ``log_dict``, ``print`` and no ``self.logger`` inside, in LightningModules below it neither."""
+def silenced(module: Any) -> Iterator[None]:
+    """No ``self.log``, ``log_dict``, ``print`` and no ``self.logger`` inside, in LightningModules below it neither.
+
+    Args:
+        module: any module; only LightningModules have anything to say.
+    """
 
     def nothing(*_: Any, **__: Any) -> None: ...
 
     names = ("log", "log_dict", "print")
     speakers = [vars(sub) for sub in module.modules() if isinstance(sub, both("LightningModule"))]
     held = [{name: speaker[name] for name in names if name in speaker} for speaker in speakers]
-    trainer = module._trainer
+    trainer = getattr(module, "_trainer", None)
     loggers = None if trainer is None else trainer.loggers
     for speaker in speakers:
         speaker.update(dict.fromkeys(names, nothing))

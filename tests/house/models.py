@@ -50,6 +50,8 @@ class Convnet(lightning.LightningModule):
         self.noise = torch.Generator().manual_seed(3)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._trainer is not None and self._trainer.training:
+            self.log("train/input", x.mean(), on_step=False, on_epoch=True)  # people do log in `forward`
         x = x + 0.01 * torch.randn(x.shape, generator=self.noise)
         x = self.act(self.norm(self.conv(x)))
         x = self.act(self.conv2(x)) + x

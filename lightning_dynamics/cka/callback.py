@@ -59,10 +59,11 @@ class CKACallback(AnalysisCallback):
     ``cka/similarity_to/{ref}/…``   scalar     a layer's similarity to itself in a reference, mean per stage
     ==============================  =========  ==========================================================
 
-    Cost of an event: one forward pass over the probe, 2 n² operations per feature and minibatch of n, and, with
-    ``components``, one n×n eigendecomposition per layer and minibatch. Memory: L n² numbers (twice that with
-    ``components``), whatever the width of the layers and the number of minibatches, and one copy of the model
-    while an event lasts. ``compare_to`` anything but ``"self"`` keeps L n² (or twice that) numbers per minibatch
+    Cost of an event: about three training steps of the same batch size with the default probe of four minibatches
+    (see ``docs/cka.md``). In passes: one forward pass over the probe, 2 n² operations per feature and minibatch
+    of n, and, with ``components``, one n×n eigendecomposition per layer and minibatch. Memory: L n² numbers (twice
+    that with ``components``), whatever the width of the layers and the number of minibatches, and one copy of the
+    model while an event lasts. ``compare_to`` anything but ``"self"`` keeps L n² (or twice that) numbers per minibatch
     on the CPU; for ``"initialization"`` and ``"previous"`` checkpoints grow by as much.
 
     Args:

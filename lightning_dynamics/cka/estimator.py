@@ -24,7 +24,7 @@ from torch import Tensor
 Kernel = Literal["linear", "rbf"]
 
 MIN_EXAMPLES = 4  # HSIC₁ divides by n - 3
-_CHUNK_BYTES = 1 << 20  # of centred features at a time: they stay in a core's cache, beside the next layer's input
+_CHUNK_BYTES = 1 << 22  # of centred features at a time: little enough for a shared cache, few enough calls
 _CHUNK_BYTES_ACCELERATOR = 1 << 26  # enough to keep an accelerator busy
 _BLOCK_ROWS = 64
 _PRODUCT_COLUMNS = 8192  # of the centred rows turned to float64 at a time
@@ -66,11 +66,11 @@ def gram(
     out: Tensor | None = None,
     scratch: Tensor | None = None,
 ) -> Tensor:
-    """Kernel matrix of the examples, computed from features that were centred first.
+    """Kernel matrix of the examples, computed from features that were shifted to near their mean first.
 
     HSIC does not change when a constant is added to a feature; float32 does: with activations of 1000 ± 1 an
-    uncentred Gram matrix has no correct digit left. So features are centred before the product, in float32 or
-    better whatever ``x`` is, outside autocast, and a chunk of features at a time.
+    uncentred Gram matrix has no correct digit left. So features are shifted before the product, in float32 or
+    better whatever ``x`` is, outside autocast, and a chunk of features at a time; centring the matrix does the rest.
 
     Args:
         x: ``(n, …)`` features, any float dtype.
@@ -105,14 +105,24 @@ def gram(
         for start in range(0, features.shape[1], width):
             chunk = features[:, start : start + width]
             centred = scratch[: chunk.numel()].view(chunk.shape)
-            # The first row, then the mean of what is left: exact zeros for a feature that does not vary.
-            torch.sub(chunk.to(dtype), chunk[:1].to(dtype), out=centred)
-            centred -= centred.mean(0)
+            torch.sub(chunk.to(dtype), _near_mean(chunk, dtype), out=centred)
             for top, bottom in blocks:
                 out[top:bottom, :bottom].addmm_(centred[top:bottom], centred[:bottom].T)
         for top, bottom in blocks:
             out[:top, top:bottom] = out[top:bottom, :top].T
     return _rbf(out, bandwidth) if kernel == "rbf" else out
+
+
+def _near_mean(features: Tensor, dtype: torch.dtype) -> Tensor:
+    """Mean of the first examples, 32 at most: near enough to the mean of all, in a quarter of a pass.
+
+    By halving, so that it is exact for a feature that does not vary, and what is left of one is exactly zero.
+    """
+    total = features[: 1 << min(5, len(features).bit_length() - 1)].to(dtype)
+    count = len(total)
+    while len(total) > 1:
+        total = total[: len(total) // 2] + total[len(total) // 2 :]
+    return total / count
 
 
 def gram_dtype(*layers: Tensor) -> torch.dtype:

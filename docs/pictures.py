@@ -25,8 +25,11 @@ def main() -> None:
     panels = dict(callback.panels(own[-1]))
     panels |= callback.film(own)
     panels |= {key.replace("cka/", "cka/change_"): panel for key, panel in callback.panels(change[-1]).items()}
+    cards = "".join(card.read_text() for card in (ROOT / "docs").glob("*.md"))
     for key, panel in panels.items():
         name = key.replace("/", "_")
+        if f"images/{name}." not in cards:
+            continue
         if isinstance(panel, Picture):
             (IMAGES / f"{name}.png").write_bytes(png(panel.image))
         elif isinstance(panel, Film):

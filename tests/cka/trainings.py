@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_dynamics import CKACallback
 from lightning_dynamics.cka import CKAResult
-from lightning_dynamics.core.callback import Occasion
+from lightning_dynamics.core.occasion import Occasion
 from lightning_dynamics.core.result import Result
 from lightning_dynamics.panels import Panels
+from tests.house import training
 
 
 class Task(lightning.LightningModule):
@@ -71,16 +72,7 @@ def mlp(seed: int = 0) -> nn.Sequential:
 
 
 def trainer(folder: Path, *callbacks: Any, epochs: int = 2, **options: Any) -> lightning.Trainer:
-    quiet: dict[str, Any] = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "default_root_dir": folder,
-    }
-    return lightning.Trainer(max_epochs=epochs, callbacks=list(callbacks), **quiet | options)
+    return training.trainer(folder, callbacks, max_epochs=epochs, **options)
 
 
 def fit(

@@ -16,7 +16,7 @@ from lightning_dynamics.cka.comparison import Sums, compare
 from lightning_dynamics.cka.estimator import Kernel
 from lightning_dynamics.cka.features import Reduction, reduction_named
 from lightning_dynamics.cka.observer import Observer
-from lightning_dynamics.cka.panels import film, panels
+from lightning_dynamics.cka.panels import film, panels, scalars
 from lightning_dynamics.cka.reference import Reference, short_names
 from lightning_dynamics.cka.result import CKAResult
 from lightning_dynamics.cka.structure import block_score, find_blocks
@@ -279,6 +279,11 @@ class CKACallback(AnalysisCallback):
             data=occasion.probe.name,
             estimator=f"{'unbiased' if self.debiased else 'biased'} {self.kernel} minibatch CKA, n = {self.batch_size}",
         )
+
+    def scalars(self, result: Result) -> dict[str, float]:
+        """See :mod:`lightning_dynamics.cka.panels`."""
+        assert isinstance(result, CKAResult)
+        return scalars(result)
 
     def panels(self, result: Result) -> Panels:
         """See :mod:`lightning_dynamics.cka.panels`."""

@@ -14,12 +14,12 @@ matrix product; [SR14]'s U-centring makes that inner product equal to n(n-3) · 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from lightning_dynamics.core.precision import full_precision
 
 Kernel = Literal["linear", "rbf"]
 
@@ -101,7 +101,7 @@ def gram(
     block = _BLOCK_ROWS if x.device.type == "cpu" else n
     blocks = [(top, min(n, top + block)) for top in range(0, n, block)]
     out.zero_()
-    with full_precision(x.device):
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False), full_precision():
         for start in range(0, features.shape[1], width):
             chunk = features[:, start : start + width]
             centred = scratch[: chunk.numel()].view(chunk.shape)
@@ -255,31 +255,6 @@ def remove_component(centred: Tensor, values: Tensor, vectors: Tensor) -> Tensor
     single = total - values <= centred.shape[-1] * torch.finfo(centred.dtype).eps * total
     centred.sub_((values[:, None] * vectors)[:, :, None] * vectors[:, None, :])
     return centred.masked_fill_(single[:, None, None], 0.0)
-
-
-@contextmanager
-def full_precision(device: torch.device | str) -> Iterator[None]:
-    """No gradients, no autocast and no TF32 or bfloat16 matrix products inside, whatever training uses."""
-    backends: dict[Any, Any] = {}  # settings of matrix products, and what they inherit from
-    before = None
-    if hasattr(torch.backends, "fp32_precision"):  # torch >= 2.9, where the older getter may refuse to answer
-        mkldnn: Any = torch.backends.mkldnn
-        backends = {torch.backends.cuda.matmul: torch.backends.cudnn, mkldnn.matmul: mkldnn}
-    else:
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-    reduced = [(b, p, b.fp32_precision) for b, p in backends.items() if b.fp32_precision not in ("ieee", "none")]
-    for backend, _, _ in reduced:
-        backend.fp32_precision = "ieee"
-    try:
-        with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=False):
-            yield
-    finally:
-        for backend, parent, precision in reduced:
-            # What was the parent's is taken for inherited, and follows the parent again.
-            backend.fp32_precision = "none" if precision == parent.fp32_precision else precision
-        if before is not None:
-            torch.set_float32_matmul_precision(before)
 
 
 def _float64_device(tensor: Tensor) -> torch.device:

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from lightning_dynamics.cka.result import CKAResult
 from lightning_dynamics.cka.structure import MIN_LENGTH, THRESHOLD, common_parts, stages
-from lightning_dynamics.panels import Film, Panels, Picture, Scalar, Table
+from lightning_dynamics.panels import Film, Panels, Picture, Table
 from lightning_dynamics.panels.drawing import heat_map, profile
 from lightning_dynamics.panels.values import Panel
 
 
 def panels(result: CKAResult, label: str) -> Panels:
-    """Everything one event shows, under keys ``{label}/…``."""
+    """The pictures and the table of one event, under keys ``{label}/…``."""
     shown: dict[str, Panel] = {f"{label}/similarity": Picture(similarity_map(result), caption(result, "CKA"))}
     for reference, matrix in result.matrices.items() if len(result.matrices) > 1 else ():
         image = similarity_map(result, matrix, f"CKA with {reference}")
@@ -30,7 +30,7 @@ def panels(result: CKAResult, label: str) -> Panels:
         for y, value in zip(result.layers_y, values, strict=True)
     ]
     shown[f"{label}/values"] = Table(("layer x", "layer y", "cka"), rows, caption(result, "CKA"))
-    return shown | {f"{label}/{name}": Scalar(value) for name, value in scalars(result).items()}
+    return shown
 
 
 def scalars(result: CKAResult) -> dict[str, float]:

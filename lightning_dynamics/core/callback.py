@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_dynamics.core.distributed import Ranks, require_whole_model
+from lightning_dynamics.core.distributed import CommonFailure, Ranks, require_whole_model
 from lightning_dynamics.core.history import History
 from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.lightning import Callback, ConfigurationError, steps_taken
@@ -22,7 +22,7 @@ from lightning_dynamics.core.occasion import Occasion
 from lightning_dynamics.core.probe import Probe, forget_probes, probe_for
 from lightning_dynamics.core.result import Result
 from lightning_dynamics.core.schedule import Due, Moment, Schedule
-from lightning_dynamics.panels import Panels
+from lightning_dynamics.panels import Panel, Panels, Scalar
 from lightning_dynamics.publishing import Event, publish
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ Data = str | Dataset[Any] | DataLoader[Any]
 class AnalysisCallback(Callback, ABC):
     """Base of every analysis. A subclass says what is measured and how it is shown, and nothing else.
 
-    It implements :meth:`prepare`, :meth:`measure`, :meth:`combine`, :meth:`panels` and :meth:`film`; hooks,
-    schedule, isolation, processes, errors, loggers and checkpoints are settled here, and none of the methods
-    here is overridden. What an analysis must remember between events goes into ``self.memory``.
+    It implements :meth:`prepare`, :meth:`measure`, :meth:`combine`, :meth:`scalars`, :meth:`panels` and
+    :meth:`film`; hooks, schedule, isolation, processes, errors, loggers and checkpoints are settled here, and none
+    of the methods here is overridden. What an analysis must remember between events goes into ``self.memory``.
 
     Args:
         data: ``"train"``, ``"val"``, a Dataset or a DataLoader: where the examples come from.
@@ -47,6 +47,9 @@ class AnalysisCallback(Callback, ABC):
         every_n_train_steps: analyse after every n-th optimizer step; None for never.
         at_start: analyse the model before its first step.
         at_end: analyse when training ends, if the last event was earlier.
+        shows: of the events, which are shown with all panels; the others log their numbers, as often as the
+            Trainer's ``log_every_n_steps`` says. By default all are shown.
+        second_data: as ``data``: examples that ``occasion.second_probe`` holds.
         mode: ``"eval"`` or ``"train"``: the flag every submodule has during the analysis.
         seed: of the choice of examples, of frozen augmentation, and of whatever is random in the analysis.
         name: tells callbacks of one class apart in the loggers: ``"cka/{name}/…"``.
@@ -81,6 +84,8 @@ class AnalysisCallback(Callback, ABC):
         every_n_train_steps: int | None,
         at_start: bool,
         at_end: bool,
+        shows: Due | None = None,
+        second_data: Data | None = None,
         mode: Mode,
         seed: int,
         name: str | None,
@@ -97,7 +102,9 @@ class AnalysisCallback(Callback, ABC):
         if on_error not in ("warn", "raise"):
             raise ConfigurationError(f"`on_error` must be 'warn' or 'raise', got {on_error!r}")
         self.schedule: Due = Schedule(every_n_epochs, every_n_train_steps, at_start, at_end)
+        self.shows: Due = self.schedule if shows is None else shows
         self.data = data
+        self.second_data = second_data
         self.num_examples = num_examples
         self.batch_size = batch_size
         self.mode: Mode = mode
@@ -106,6 +113,7 @@ class AnalysisCallback(Callback, ABC):
         self.on_error: OnError = on_error
         self._identity = {
             "data": data if isinstance(data, str) else type(data).__name__,
+            "second_data": second_data if second_data is None or isinstance(second_data, str) else "second",
             "num_examples": num_examples,
             "batch_size": batch_size,
             "schedule": self.schedule,
@@ -118,7 +126,7 @@ class AnalysisCallback(Callback, ABC):
         self._warned: bool
         self._forget()
         self._module: weakref.ref[nn.Module] | None = None
-        self._probe: Probe | None = None
+        self._probes: list[Probe] = []
         self._label = self.group
 
     # ---- what an analysis is -------------------------------------------------------------------------------
@@ -142,8 +150,12 @@ class AnalysisCallback(Callback, ABC):
         """All processes' parts -> the result, the same in each, with sums from ``occasion.ranks``."""
 
     @abstractmethod
+    def scalars(self, result: Result) -> Mapping[str, float]:
+        """The numbers of a result; keys without :attr:`label`."""
+
+    @abstractmethod
     def panels(self, result: Result) -> Panels:
-        """How a result is shown; keys begin with :attr:`label` and a slash."""
+        """Pictures, tables, pages of a result; keys begin with :attr:`label` and a slash."""
 
     @abstractmethod
     def film(self, results: list[Result]) -> Panels:
@@ -204,15 +216,19 @@ class AnalysisCallback(Callback, ABC):
         error: Exception | None = None
         try:
             with self._undisturbed(pl_module):
-                self._probe = probe_for(
-                    trainer,
-                    pl_module,
-                    self.data,
-                    num_examples=self.num_examples,
-                    batch_size=self.batch_size,
-                    smallest_batch=self.smallest_batch,
-                    seed=self.seed,
-                )
+                self._probes = [
+                    probe_for(
+                        trainer,
+                        pl_module,
+                        data,
+                        num_examples=self.num_examples,
+                        batch_size=self.batch_size,
+                        smallest_batch=self.smallest_batch,
+                        seed=self.seed,
+                    )
+                    for data in (self.data, self.second_data)
+                    if data is not None
+                ]
                 self.prepare(self._occasion(trainer, pl_module, moment))
         except ConfigurationError:
             raise  # the same in every process: it follows from what they share
@@ -264,7 +280,7 @@ class AnalysisCallback(Callback, ABC):
     @final
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Free the examples."""
-        self._probe = None
+        self._probes = []
         forget_probes(trainer)
 
     @final
@@ -292,25 +308,52 @@ class AnalysisCallback(Callback, ABC):
     def _analyse(self, trainer: Trainer, module: nn.Module, moment: Moment) -> None:
         """Measure, combine, publish; after each part the processes agree whether it worked."""
         last = self._history.last
-        if not self._ready or (last is not None and last.step == moment.step):
+        if not self._ready:
             return
+        if last is None or last.step != moment.step:
+            self._measure(trainer, module, moment)
+        elif self.shows.due(moment) and self._shown_step != moment.step:
+            self._publish(trainer, last, moment)
+
+    @final
+    def _measure(self, trainer: Trainer, module: nn.Module, moment: Moment) -> None:
         occasion = self._occasion(trainer, module, moment)
         part, error = None, None
         try:
             with self._undisturbed(module):
+                occasion.ranks.adopt_buffers(module)
                 part = self.measure(occasion)
         except Exception as caught:
             error = caught
         if self._failed(trainer, error):
             return
+        result = None
         try:
             result = self.combine(part, occasion)
             self._history.add(result)
-            if trainer.is_global_zero and trainer.loggers:
-                panels = self.panels(result)
-                publish(trainer.loggers, Event(self.label, moment.epoch, moment.step, panels, result))
         except Exception as caught:
             error = caught
+        if not self._failed(trainer, error):
+            assert result is not None
+            self._publish(trainer, result, moment)
+
+    @final
+    def _publish(self, trainer: Trainer, result: Result, moment: Moment) -> None:
+        """Show a result: on rank zero, with all panels if it is time for them."""
+        shown = self.shows.due(moment)
+        if shown:
+            self._shown_step = moment.step
+        elif not trainer.log_every_n_steps or moment.step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        error: Exception | None = None
+        if trainer.is_global_zero and trainer.loggers:
+            try:
+                panels: dict[str, Panel] = dict(self.panels(result)) if shown else {}
+                panels |= {f"{self.label}/{name}": Scalar(value) for name, value in self.scalars(result).items()}
+                event = Event(self.label, moment.epoch, moment.step, panels, result if shown else None)
+                publish(trainer.loggers, event)
+            except Exception as caught:
+                error = caught
         self._failed(trainer, error)
 
     @final
@@ -322,15 +365,18 @@ class AnalysisCallback(Callback, ABC):
 
     @final
     def _occasion(self, trainer: Trainer, module: nn.Module, moment: Moment) -> Occasion:
-        assert self._probe is not None
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
-        return Occasion(module, self._probe, Ranks.of(trainer), moment, self.label if shown else None)
+        description = self.label if shown else None
+        return Occasion(module, self._probes[0], Ranks.of(trainer), moment, description, *self._probes[1:])
 
     @final
     def _failed(self, trainer: Trainer, error: Exception | None) -> bool:
         """Whether any process failed; all get the same answer. Tells the user, by ``on_error``."""
-        if not Ranks.of(trainer).any(error is not None):
+        # A failure in common work is known to all; about any other the processes must still agree.
+        if not isinstance(error, CommonFailure) and not Ranks.of(trainer).any(error is not None):
             return False
+        if isinstance(error, CommonFailure):
+            error = error.own
         if self.on_error == "raise":
             if error is not None:
                 raise error
@@ -352,4 +398,5 @@ class AnalysisCallback(Callback, ABC):
         self._warned = False
         self._ready = False
         self._seen_step = 0
+        self._shown_step = -1
         self.memory = {}

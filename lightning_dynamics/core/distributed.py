@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_dynamics.core.lightning import ConfigurationError
 
@@ -37,6 +37,19 @@ def require_whole_model(trainer: Trainer) -> None:
             f"the analyses need the whole model in every process, and {sharded} shards its parameters; use "
             "Trainer(strategy='ddp') or a single device, or analyse a checkpoint afterwards on one device"
         )
+
+
+class CommonFailure(Exception):
+    """Work that all processes do together failed, and every one of them knows.
+
+    Args:
+        own: what failed in this process; None if another one's work did.
+    """
+
+    def __init__(self, own: Exception | None) -> None:
+        """See the class."""
+        super().__init__("the analysis failed in another process" if own is None else str(own))
+        self.own = own
 
 
 @dataclass(frozen=True)
@@ -72,4 +85,34 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set in any process."""
-        return bool(self.sum(torch.tensor([float(flag)])) > 0)
+        return flag if self.size == 1 else bool(self.sum(torch.tensor([float(flag)])) > 0)
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Do this process's own work, and go on only if it went well in all of them.
+
+        What exchanges tensors in the midst of a measurement does the work before each exchange in here: then no
+        process waits for one that has failed.
+
+        Raises:
+            CommonFailure: in every process, if the work failed in any.
+        """
+        error: Exception | None = None
+        try:
+            done = work()
+        except Exception as caught:
+            error = caught
+        if self.any(error is not None):
+            raise CommonFailure(error) from error
+        return done
+
+    def adopt_buffers(self, module: nn.Module) -> None:
+        """Give every process's module rank zero's buffers: those that a checkpoint would hold.
+
+        Under DDP, running statistics follow each process's own data between one forward pass and the next.
+        """
+        if self.size > 1:
+            for buffer in module.buffers():
+                if buffer.numel():
+                    shared = buffer.detach().to(self.device, copy=True).contiguous()
+                    dist.broadcast(shared, src=0)
+                    buffer.data.copy_(shared)

@@ -12,11 +12,11 @@ R = TypeVar("R", bound=Result)
 class History(Generic[R]):
     """The latest result, and an even choice of the earlier ones.
 
-    At first every result is kept; each time there are more than ``limit``, every second one goes, and from then
-    on only half as many come in.
+    At first every result is kept, as :meth:`Result.condensed` when it is no longer the latest; each time there are
+    more than ``limit``, every second one goes, and from then on only half as many come in.
 
     Args:
-        limit: how many are kept.
+        limit: how many are kept beside the latest.
     """
 
     def __init__(self, limit: int = 64) -> None:
@@ -29,18 +29,17 @@ class History(Generic[R]):
 
     def add(self, result: R) -> None:
         """The next result."""
+        if self.last is not None and (self._seen - 1) % self._every == 0:
+            self._kept.append(self.last.condensed())
+            if len(self._kept) > self.limit:
+                self._kept = self._kept[::2]
+                self._every *= 2
         self.last = result
-        if self._seen % self._every == 0:
-            self._kept.append(result)
         self._seen += 1
-        if len(self._kept) > self.limit:
-            self._kept = self._kept[::2]
-            self._every *= 2
 
     def results(self) -> list[R]:
         """Those kept, in order; the latest always among them."""
-        latest = [] if self.last is None or (self._kept and self._kept[-1] is self.last) else [self.last]
-        return [*self._kept, *latest]
+        return self._kept if self.last is None else [*self._kept, self.last]
 
     def to_state(self) -> dict[str, Any]:
         """Tensors and plain values, for a checkpoint."""

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_dynamics.core.precision import full_precision
 from lightning_dynamics.core.random_state import Restore, generators_of, preserved_random_state, seed_all
 
 Mode = Literal["eval", "train"]
@@ -31,7 +32,7 @@ def isolated(module: nn.Module, *, mode: Mode = "eval", seed: int | None = None,
     classes that the module holds.
 
     Inside, gradients are ``None``: an analysis takes its own with ``torch.autograd.grad``, never
-    ``.backward()``, which would reach DDP's reducer. Compiled submodules run uncompiled: hooks placed after
+    ``.backward()``, which would reach DDP's reducer. Nothing is computed in less than float32. Compiled submodules run uncompiled: hooks placed after
     compilation fire, and nothing is compiled a second time.
 
     Args:
@@ -50,6 +51,7 @@ def isolated(module: nn.Module, *, mode: Mode = "eval", seed: int | None = None,
             stack.callback(restore)
         stack.enter_context(_uncompiled())
         stack.enter_context(torch.set_grad_enabled(grad))
+        stack.enter_context(full_precision())
         for device_type in device_types:
             stack.enter_context(torch.autocast(device_type, enabled=False))
         for parameter in module.parameters():

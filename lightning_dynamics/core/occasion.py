@@ -24,6 +24,7 @@ class Occasion:
         ranks: the processes.
         moment: of training.
         description: for the progress bar; None shows none.
+        second_probe: further examples, if the analysis asked for some.
     """
 
     module: nn.Module
@@ -31,16 +32,18 @@ class Occasion:
     ranks: Ranks
     moment: Moment
     description: str | None = None
+    second_probe: Probe | None = None
 
-    def batches(self) -> Iterator[Batch]:
-        """This process's share of the probe, with a progress bar if it takes long.
+    def batches(self, probe: Probe | None = None) -> Iterator[Batch]:
+        """This process's share of the probe (or of another one), with a progress bar if it takes long.
 
         Whatever is random in the module draws from streams seeded by the minibatch's number: the same at every
         event, and whichever process has the minibatch.
         """
         streams = generators_of(*self.module.modules())
-        numbers = self.ranks.share(range(len(self.probe.batches)))
+        probe = self.probe if probe is None else probe
+        numbers = self.ranks.share(range(len(probe.batches)))
         for number in progress(numbers, total=len(numbers), description=self.description):
-            batch = self.probe.batch(number)
-            seed_all(self.probe.seed + number, *streams)
+            batch = probe.batch(number)
+            seed_all(probe.seed + number, *streams)
             yield batch

@@ -32,6 +32,10 @@ class Result:
     step: int
     num_examples: int
 
+    def condensed(self: Self) -> Self:
+        """What is worth keeping when it is no longer the latest: by default all of it."""
+        return self
+
     def to_state(self) -> dict[str, Any]:
         """Fields by name; loads with ``torch.load(weights_only=True)``, so it may go into a checkpoint."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

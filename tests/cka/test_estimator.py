@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_dynamics.cka import cka
 from lightning_dynamics.cka import estimator as E
+from lightning_dynamics.core.precision import full_precision
 from tests.cka import reference as R
 
 FLOAT32_ERROR = 2e-6
@@ -239,7 +240,7 @@ def test_a_setting_that_is_inherited_stays_inherited(fp32_precision):
 
 def test_settings_come_back_after_an_exception(matmul_precision):
     torch.set_float32_matmul_precision("medium")
-    with pytest.raises(RuntimeError, match="inside"), E.full_precision("cpu"):
+    with pytest.raises(RuntimeError, match="inside"), full_precision():
         raise RuntimeError("inside")
     assert torch.get_float32_matmul_precision() == "medium"
     assert torch.is_grad_enabled()

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lightning_dynamics.cka import CKAResult, block_score, find_blocks
-from lightning_dynamics.cka.panels import film, panels
-from lightning_dynamics.panels import Film, Panels, Picture, Scalar, Table
+from lightning_dynamics.cka.panels import film, panels, scalars
+from lightning_dynamics.panels import Film, Panels, Picture, Table
 
 HOSTILE = ["<script>alert(1)</script>", "$x^2$ \\frac", 'a"b\nc\td', "%s {0}", "é漢字🙂", "x" * 300, "", "__tensor__"]
 PICTURES = ["cka/first_pc", "cka/first_pc_cosine", "cka/similarity", "cka/without_first_pc"]
@@ -52,10 +52,6 @@ def pictures(shown: Panels) -> list[str]:
     return sorted(key for key, panel in shown.items() if isinstance(panel, Picture))
 
 
-def numbers(shown: Panels) -> dict[str, float]:
-    return {key: panel.value for key, panel in shown.items() if isinstance(panel, Scalar)}
-
-
 def assert_pictures(shown: Panels) -> None:
     for key, panel in shown.items():
         if isinstance(panel, Picture):
@@ -65,10 +61,10 @@ def assert_pictures(shown: Panels) -> None:
 
 
 def test_the_keys_of_the_docstring():
-    shown = panels(result(["a", "b", "c", "d"]), "cka")
-    assert sorted(shown) == sorted(
-        [*PICTURES, "cka/values", "cka/mean_off_diagonal", "cka/block_score", "cka/block_score_without_first_pc"]
-    )
+    made = result(["a", "b", "c", "d"])
+    shown = panels(made, "cka")
+    assert sorted(shown) == sorted([*PICTURES, "cka/values"])
+    assert sorted(scalars(made)) == ["block_score", "block_score_without_first_pc", "mean_off_diagonal"]
     assert pictures(shown) == PICTURES
     assert_pictures(shown)
 
@@ -90,10 +86,10 @@ def test_the_table_holds_the_map():
 
 def test_the_numbers_of_a_network_with_itself():
     made = result(["a", "b", "c", "d"])
-    shown = numbers(panels(made, "cka"))
+    shown = scalars(made)
     off = [made.matrix[i, j].item() for i in range(4) for j in range(4) if i != j]
-    assert shown["cka/mean_off_diagonal"] == pytest.approx(np.mean(off))
-    assert shown["cka/block_score"] == 0.25 and shown["cka/block_score_without_first_pc"] == 0
+    assert shown["mean_off_diagonal"] == pytest.approx(np.mean(off))
+    assert shown["block_score"] == 0.25 and shown["block_score_without_first_pc"] == 0
 
 
 def test_the_numbers_leave_out_layers_without_similarity():
@@ -101,26 +97,26 @@ def test_the_numbers_leave_out_layers_without_similarity():
     made.matrix[1] = made.matrix[:, 1] = torch.nan
     kept = [0, 2, 3]
     off = [made.matrix[i, j].item() for i in kept for j in kept if i != j]
-    assert numbers(panels(made, "cka"))["cka/mean_off_diagonal"] == pytest.approx(np.mean(off))
+    assert scalars(made)["mean_off_diagonal"] == pytest.approx(np.mean(off))
 
 
 def test_the_numbers_of_a_network_with_its_former_self():
     names = ["stem.conv", "body.0", "body.1", "head.fc"]
     made = result(names, names, compared_to="previous event")
-    shown = numbers(panels(made, "cka"))
+    shown = scalars(made)
     diagonal = made.matrix.diagonal().tolist()
-    assert shown["cka/similarity_to/previous_event"] == pytest.approx(np.mean(diagonal))
-    assert shown["cka/similarity_to/previous_event/body"] == pytest.approx(np.mean(diagonal[1:3]))
-    assert sum(key.startswith("cka/similarity_to/previous_event/") for key in shown) == 3
-    assert "cka/block_score" not in shown
+    assert shown["similarity_to/previous_event"] == pytest.approx(np.mean(diagonal))
+    assert shown["similarity_to/previous_event/body"] == pytest.approx(np.mean(diagonal[1:3]))
+    assert sum(key.startswith("similarity_to/previous_event/") for key in shown) == 3
+    assert "block_score" not in shown
 
 
 def test_no_number_for_what_is_not_defined():
     made = result(["a.x", "b.x"], ["a.x", "b.x"])
     made.matrix[0] = torch.nan
-    shown = numbers(panels(made, "cka"))
+    shown = scalars(made)
     assert all(map(math.isfinite, shown.values()))
-    assert "cka/similarity_to/teacher/a" not in shown and "cka/similarity_to/teacher/b" in shown
+    assert "similarity_to/teacher/a" not in shown and "similarity_to/teacher/b" in shown
 
 
 def test_several_references_have_a_picture_each():
@@ -145,7 +141,7 @@ def test_without_components_nothing_is_shown_of_them():
     )
     shown = panels(made, "cka")
     assert pictures(shown) == ["cka/similarity"]
-    assert "cka/block_score_without_first_pc" not in shown
+    assert "block_score_without_first_pc" not in scalars(made)
 
 
 @pytest.mark.parametrize("count", [1, 2, 100])
@@ -154,7 +150,7 @@ def test_from_one_layer_to_a_hundred(count):
     made = replace(made, blocks=[list(block) for block in find_blocks(made.matrix)])
     shown = panels(made, "cka")
     assert_pictures(shown)
-    assert all(map(math.isfinite, numbers(shown).values()))
+    assert all(map(math.isfinite, scalars(made).values()))
     assert len(shown["cka/values"].rows) == count**2  # type: ignore[union-attr]
 
 

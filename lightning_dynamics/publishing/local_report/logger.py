@@ -12,6 +12,7 @@ from typing import Any
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
 
 from lightning_dynamics.core.lightning import Logger
+from lightning_dynamics.panels import Scalar
 from lightning_dynamics.publishing.dispatch import Event, show
 from lightning_dynamics.publishing.local_report import store
 from lightning_dynamics.publishing.local_report.page import render
@@ -33,7 +34,8 @@ class LocalReport(Logger):
         media/          pictures (PNG), films (GIF), tables (JSON), pages (HTML)
         results/        the raw numbers (``Result.load`` reads them back)
 
-    The page is rewritten after every event, and at most every 30 seconds for training scalars alone.
+    The page is rewritten after every event that has more than numbers to show, and at most every 30 seconds for
+    numbers alone.
 
     Args:
         save_dir: where reports lie.
@@ -123,7 +125,9 @@ class LocalReport(Logger):
     def log_event(self, event: Event) -> None:
         """Keep one event of an analysis and show it on the page."""
         store.add_event(self._folder(), event)
-        if time.monotonic() >= self._rest_until:
+        if all(isinstance(panel, Scalar) for panel in event.panels.values()):
+            self.save()  # numbers alone come as often as training scalars
+        elif time.monotonic() >= self._rest_until:
             self._write()
 
     @rank_zero_only

@@ -3,8 +3,17 @@
 from lightning_dynamics.cka import CKACallback, CKAResult
 from lightning_dynamics.core.callback import AnalysisCallback
 from lightning_dynamics.core.lightning import ConfigurationError
+from lightning_dynamics.loss_contribution import LossContributionCallback, LossContributionResult
 from lightning_dynamics.publishing import LocalReport
 
 __version__ = "0.1.0"
 
-__all__ = ["AnalysisCallback", "CKACallback", "CKAResult", "ConfigurationError", "LocalReport"]
+__all__ = [
+    "AnalysisCallback",
+    "CKACallback",
+    "CKAResult",
+    "ConfigurationError",
+    "LocalReport",
+    "LossContributionCallback",
+    "LossContributionResult",
+]

@@ -6,7 +6,7 @@ import traceback
 import warnings
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
@@ -146,8 +146,11 @@ class AnalysisCallback(Callback, ABC):
         """This process's part, from ``occasion.batches()``. Called isolated; no talking to other processes."""
 
     @abstractmethod
-    def combine(self, part: Any, occasion: Occasion) -> Result:
-        """All processes' parts -> the result, the same in each, with sums from ``occasion.ranks``."""
+    def combine(self, part: Any, occasion: Occasion) -> Result | Callable[[], Result]:
+        """All processes' parts -> the result, the same in each, with sums from ``occasion.ranks``.
+
+        Where making it takes time and events are many, a function that makes it from ``self.memory`` as it is now.
+        """
 
     @abstractmethod
     def scalars(self, result: Result) -> Mapping[str, float]:
@@ -235,7 +238,7 @@ class AnalysisCallback(Callback, ABC):
         except Exception as caught:
             error = caught
         self._ready = not self._failed(trainer, error)
-        if self._history.last is None and self.schedule.due(moment):
+        if self._history.step is None and self.schedule.due(moment):
             self._analyse(trainer, pl_module, moment)
 
     @final
@@ -307,13 +310,12 @@ class AnalysisCallback(Callback, ABC):
     @final
     def _analyse(self, trainer: Trainer, module: nn.Module, moment: Moment) -> None:
         """Measure, combine, publish; after each part the processes agree whether it worked."""
-        last = self._history.last
         if not self._ready:
             return
-        if last is None or last.step != moment.step:
+        if self._history.step != moment.step:
             self._measure(trainer, module, moment)
         elif self.shows.due(moment) and self._shown_step != moment.step:
-            self._publish(trainer, last, moment)
+            self._publish(trainer, moment)
 
     @final
     def _measure(self, trainer: Trainer, module: nn.Module, moment: Moment) -> None:
@@ -327,19 +329,17 @@ class AnalysisCallback(Callback, ABC):
             error = caught
         if self._failed(trainer, error):
             return
-        result = None
         try:
-            result = self.combine(part, occasion)
-            self._history.add(result)
+            self._history.settle()
+            self._history.add(self.combine(part, occasion), moment.step)
         except Exception as caught:
             error = caught
         if not self._failed(trainer, error):
-            assert result is not None
-            self._publish(trainer, result, moment)
+            self._publish(trainer, moment)
 
     @final
-    def _publish(self, trainer: Trainer, result: Result, moment: Moment) -> None:
-        """Show a result: on rank zero, with all panels if it is time for them."""
+    def _publish(self, trainer: Trainer, moment: Moment) -> None:
+        """Show the latest result: on rank zero, with all panels if it is time for them."""
         shown = self.shows.due(moment)
         if shown:
             self._shown_step = moment.step
@@ -348,6 +348,8 @@ class AnalysisCallback(Callback, ABC):
         error: Exception | None = None
         if trainer.is_global_zero and trainer.loggers:
             try:
+                result = self._history.last
+                assert result is not None
                 panels: dict[str, Panel] = dict(self.panels(result)) if shown else {}
                 panels |= {f"{self.label}/{name}": Scalar(value) for name, value in self.scalars(result).items()}
                 event = Event(self.label, moment.epoch, moment.step, panels, result if shown else None)

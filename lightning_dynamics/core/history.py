@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from lightning_dynamics.core.result import Result
@@ -13,7 +14,8 @@ class History(Generic[R]):
     """The latest result, and an even choice of the earlier ones.
 
     At first every result is kept, as :meth:`Result.condensed` when it is no longer the latest; each time there are
-    more than ``limit``, every second one goes, and from then on only half as many come in.
+    more than ``limit``, every second one goes, and from then on only half as many come in. A result may be given as
+    a function that makes it: it is called when somebody asks, or when the result is to be kept.
 
     Args:
         limit: how many are kept beside the latest.
@@ -22,20 +24,38 @@ class History(Generic[R]):
     def __init__(self, limit: int = 64) -> None:
         """Empty."""
         self.limit = limit
-        self.last: R | None = None
+        self.step: int | None = None
+        """Of the latest result."""
+        self._latest: R | Callable[[], R] | None = None
         self._kept: list[R] = []
         self._every = 1
         self._seen = 0
 
-    def add(self, result: R) -> None:
-        """The next result."""
-        if self.last is not None and (self._seen - 1) % self._every == 0:
+    @property
+    def last(self) -> R | None:
+        """The latest result."""
+        if callable(self._latest):
+            self._latest = self._latest()
+        return self._latest
+
+    def settle(self) -> None:
+        """Make the latest result if it will be kept: before what it is made from changes."""
+        if self._keeps_latest():
+            _ = self.last
+
+    def add(self, result: R | Callable[[], R], step: int) -> None:
+        """The next result; :meth:`settle` has been called."""
+        if self._keeps_latest():
+            assert self.last is not None
             self._kept.append(self.last.condensed())
             if len(self._kept) > self.limit:
                 self._kept = self._kept[::2]
                 self._every *= 2
-        self.last = result
+        self._latest, self.step = result, step
         self._seen += 1
+
+    def _keeps_latest(self) -> bool:
+        return self._latest is not None and (self._seen - 1) % self._every == 0
 
     def results(self) -> list[R]:
         """Those kept, in order; the latest always among them."""
@@ -53,6 +73,7 @@ class History(Generic[R]):
     def load_state(self, state: dict[str, Any], result_type: type[R]) -> None:
         """The inverse of :meth:`to_state`."""
         results = [result_type.from_state(result) for result in state["results"]]
-        self.last = results[-1] if results else None
         self._kept = results[: state["kept"]]
+        self._latest = results[-1] if results else None
+        self.step = results[-1].step if results else None
         self._every, self._seen = state["every"], state["seen"]

@@ -47,8 +47,7 @@ def isolated(module: nn.Module, *, mode: Mode = "eval", seed: int | None = None,
     streams = generators_of(*map(_plain_attributes, module.modules()))
     with ExitStack() as stack:
         stack.enter_context(preserved_random_state(*streams))
-        for restore in _module_restores(module):
-            stack.callback(restore)
+        stack.callback(_undo, _module_restores(module))
         stack.enter_context(_uncompiled())
         stack.enter_context(torch.set_grad_enabled(grad))
         stack.enter_context(full_precision())
@@ -61,6 +60,18 @@ def isolated(module: nn.Module, *, mode: Mode = "eval", seed: int | None = None,
         if seed is not None:
             seed_all(seed, *streams)
         yield
+
+
+def _undo(restores: list[Restore]) -> None:
+    """Last first; one that fails stops none of the others."""
+    failure: Exception | None = None
+    for restore in reversed(restores):
+        try:
+            restore()
+        except Exception as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
 
 
 def _plain_attributes(module: nn.Module) -> dict[str, Any]:

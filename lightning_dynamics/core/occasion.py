@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from torch import nn
 
@@ -40,10 +42,18 @@ class Occasion:
         Whatever is random in the module draws from streams seeded by the minibatch's number: the same at every
         event, and whichever process has the minibatch.
         """
-        streams = generators_of(*self.module.modules())
         probe = self.probe if probe is None else probe
         numbers = self.ranks.share(range(len(probe.batches)))
         for number in progress(numbers, total=len(numbers), description=self.description):
             batch = probe.batch(number)
-            seed_all(probe.seed + number, *streams)
+            self.seed(batch)
             yield batch
+
+    def seed(self, batch: Batch) -> None:
+        """Begin the random streams of a minibatch anew: before it is run once more."""
+        seed_all(self.probe.seed + batch.number, *self._streams)
+
+    @cached_property
+    def _streams(self) -> list[Any]:
+        """The module's own generators."""
+        return generators_of(*self.module.modules())

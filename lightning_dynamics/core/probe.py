@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, default_collate
 
 from lightning_dynamics.core.lightning import ConfigurationError, sampled_indices, to_device, validation_loaders
@@ -40,6 +41,56 @@ class Batch:
 
 
 @dataclass(eq=False)
+class _Kept:
+    """A minibatch, handed out again and again to callers who may change it in place, or pop the labels.
+
+    The first caller gets a copy. One that leaves its copy alone is trusted, as most are, and is handed the tensors
+    themselves from then on: copies of them would cost small models a fifth of a forward and backward pass.
+    """
+
+    data: Any
+    is_placed: bool
+    trusted: bool | None = None
+    """None before anybody has had it."""
+    first: Any = None
+    """The first caller's copy, until it is compared."""
+    versions: list[tuple[int, bool]] = field(default_factory=list)
+    """Torch counts the changes of a tensor in place."""
+
+    def is_spoilt(self) -> bool:
+        """Whether a trusted caller has changed it after all."""
+        return bool(self.trusted) and self.versions != self._marks()
+
+    def handed_out(self) -> Any:
+        """A copy, or new containers around the same tensors."""
+        if self.trusted is None and self.first is not None:
+            copied, kept = tree_flatten(self.first), tree_flatten(self.data)
+            alike = copied[1] == kept[1] and all(map(_same, copied[0], kept[0]))
+            self.trusted, self.first = alike, None
+            self.versions = self._marks() if alike else []
+        if self.trusted:
+            leaves, structure = tree_flatten(self.data)
+            return tree_unflatten(leaves, structure)
+        copied = copy.deepcopy(self.data)
+        if self.trusted is None:
+            self.first = copied
+        return copied
+
+    def _marks(self) -> list[tuple[int, bool]]:
+        leaves = tree_flatten(self.data)[0]
+        return [(leaf._version, leaf.requires_grad) for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Bit for bit, of what can be compared and cannot change behind our back."""
+    if isinstance(a, torch.Tensor):
+        kinds = [(type(x), x.layout, x.shape, x.dtype, x.requires_grad) for x in (a, b)]
+        plain = kinds[0] == kinds[1] and kinds[0][:2] == (torch.Tensor, torch.strided)
+        return plain and bool(((a == b) | ((a != a) & (b != b))).all())
+    return type(a) in (str, int, float, bool, bytes, type(None)) and a == b
+
+
+@dataclass(eq=False)
 class Probe:
     """A fixed choice of examples in fixed minibatches.
 
@@ -63,26 +114,31 @@ class Probe:
     collate: Callable[[list[Any]], Any]
     place: Callable[[Any], Any]
     seed: int
-    _kept: dict[int, tuple[Any, bool]] = field(default_factory=dict, repr=False)
+    _kept: dict[int, _Kept] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         """How many examples, over all processes."""
         return sum(map(len, self.batches))
 
     def batch(self, number: int) -> Batch:
-        """One minibatch, by its place among all of them; the caller's own copy, to change as it likes."""
-        indices = self.batches[number]
+        """One minibatch, by its place among all of them; the caller may change it as it likes."""
         if number not in self._kept:
-            with preserved_random_state(self.dataset, self.collate):
-                seed_all(self.seed + number, self.dataset, self.collate)
-                read = self.collate([self.dataset[index] for index in indices])
-            placed = self._placed(number, read)
-            # What does not fit is kept where it was read, and placed anew, from the same seed, each time.
-            fits = _bytes(placed) * len(self.batches) <= _CACHE_LIMIT
-            self._kept[number] = (placed if fits else read, fits)
-        kept, is_placed = self._kept[number]
-        # A copy: a module may well change its batch in place, or pop the labels.
-        return Batch(number, indices, copy.deepcopy(kept) if is_placed else self._placed(number, kept))
+            self._read(number)
+        elif self._kept[number].is_spoilt():
+            self._read(number).trusted = False
+        kept = self._kept[number]
+        data = kept.handed_out() if kept.is_placed else self._placed(number, kept.data)
+        return Batch(number, self.batches[number], data)
+
+    def _read(self, number: int) -> _Kept:
+        with preserved_random_state(self.dataset, self.collate):
+            seed_all(self.seed + number, self.dataset, self.collate)
+            read = self.collate([self.dataset[index] for index in self.batches[number]])
+        placed = self._placed(number, read)
+        # What does not fit is kept where it was read, and placed anew, from the same seed, each time.
+        fits = _bytes(placed) * len(self.batches) <= _CACHE_LIMIT
+        self._kept[number] = _Kept(placed if fits else read, is_placed=fits)
+        return self._kept[number]
 
     def _placed(self, number: int, read: Any) -> Any:
         with preserved_random_state():

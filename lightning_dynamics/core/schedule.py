@@ -33,6 +33,15 @@ class Due(Protocol):
 
 
 @dataclass(frozen=True)
+class Never:
+    """At no moment."""
+
+    def due(self, moment: Moment) -> bool:
+        """No."""
+        return False
+
+
+@dataclass(frozen=True)
 class Schedule:
     """Every n epochs, every n steps, at the start, at the end: whatever is asked for, together.
 

@@ -11,7 +11,7 @@ from lightning_dynamics.core.result import Result
 def history(count: int, limit: int = 8) -> History[Result]:
     kept: History[Result] = History(limit)
     for step in range(count):
-        kept.add(Result(epoch=0, step=step, num_examples=1))
+        kept.add(Result(epoch=0, step=step, num_examples=1), step)
     return kept
 
 
@@ -37,6 +37,6 @@ def test_a_history_from_its_state_goes_on_as_if_never_cut(cut: int) -> None:
     resumed: History[Result] = History(8)
     resumed.load_state(first.to_state(), Result)
     for step in range(cut, 50):
-        resumed.add(Result(epoch=0, step=step, num_examples=1))
+        resumed.add(Result(epoch=0, step=step, num_examples=1), step)
     assert [r.step for r in resumed.results()] == [r.step for r in whole.results()]
     assert resumed.last is not None and resumed.last.step == 49

@@ -108,6 +108,18 @@ class TwoOptimizers(Convnet):
         return [torch.optim.SGD(self.conv.parameters(), lr=0.1), torch.optim.Adam(self.head.parameters(), lr=1e-2)]
 
 
+def cross_entropy(module: Any, batch: Any) -> Tensor:
+    return F.cross_entropy(module(batch[0]), batch[1])
+
+
+def doubled_loss(module: Any, batch: Any) -> Tensor:
+    return 2 * cross_entropy(module, batch)
+
+
+def detached_loss(module: Any, batch: Any) -> Tensor:
+    return cross_entropy(module, batch).detach()
+
+
 def loaders(workers: int = 0, size: int = 32, batch_size: int = 8) -> dict[str, DataLoader[Any]]:
     """Arguments for ``trainer.fit``: shuffled training, validation."""
     options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_dynamics import AnalysisCallback, CKACallback
+from lightning_dynamics import AnalysisCallback, CKACallback, LossContributionCallback
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,24 @@ def _cka_to_initialization(**overrides: Any) -> CKACallback:
     return _cka(**{"compare_to": "initialization", "every_n_train_steps": 2} | overrides)
 
 
+def _loss_contribution(**overrides: Any) -> LossContributionCallback:
+    overrides.pop("at_start", None)  # the path always begins there
+    settings = {"num_examples": 24, "batch_size": 8, "every_n_train_steps": 4, "on_error": "raise"}
+    return LossContributionCallback(**settings | {"loss_fn": "tests.house.models.cross_entropy"} | overrides)
+
+
+def _loss_contribution_by_class(**overrides: Any) -> LossContributionCallback:
+    return _loss_contribution(
+        **{"per_class": True, "batchnorm": "attributed", "rule": "adaptive", "second_data": "train"} | overrides
+    )
+
+
 _ANYWHERE: tuple[tuple[dict[str, Any], str], ...] = (
     ({"data": "tests"}, "data"),
     ({"num_examples": 0}, "num_examples"),
     ({"batch_size": 0}, "batch_size"),
     ({"every_n_epochs": 0}, "every_n_epochs"),
     ({"every_n_train_steps": -1}, "every_n_train_steps"),
-    ({"mode": "evaluation"}, "mode"),
     ({"on_error": "ignore"}, "on_error"),
 )
 """Complaints that every analysis owes its users."""
@@ -52,6 +63,7 @@ TENANTS = {
         bad=_ANYWHERE
         + (
             ({"every_n_epochs": None, "at_end": False}, "every_n_epochs"),
+            ({"mode": "evaluation"}, "mode"),
             ({"layers": "no_such_layer*"}, "layers"),
             ({"layers": "re:("}, "layers"),
             ({"layers": []}, "layers"),
@@ -71,5 +83,41 @@ TENANTS = {
         keys=("similarity", "values", "similarity_to/initialization"),
         bad=_ANYWHERE,
         yaml={"compare_to": "previous", "num_examples": 16},
+    ),
+    "loss contribution": Tenant(
+        make=_loss_contribution,
+        keys=(
+            "cumulative",
+            "layers_over_time",
+            "shares",
+            "histogram",
+            "hurting_steps",
+            "layers",
+            "parameters",
+            "values",
+            "loss",
+            "residual",
+            "relative_residual",
+            "helping_share",
+            "layer/conv",
+        ),
+        bad=_ANYWHERE
+        + (
+            ({"rule": "euler"}, "rule"),
+            ({"tolerance": 0.0}, "tolerance"),
+            ({"max_splits": 3}, "max_splits"),
+            ({"batchnorm": "none"}, "batchnorm"),
+            ({"loss_fn": "nowhere.nothing"}, "loss_fn"),
+            ({"loss_fn": "tests.house.models.detached_loss"}, "loss_fn"),
+            ({"second_data": "val", "data": "tests"}, "data"),
+            ({"per_class": True, "loss_fn": "tests.house.models.doubled_loss"}, "example_loss_fn"),
+        ),
+        yaml={"rule": "trapezoid", "batchnorm": "frozen", "every_n_train_steps": 2, "loss_fn": None},
+    ),
+    "loss contribution by class": Tenant(
+        make=_loss_contribution_by_class,
+        keys=("cumulative", "classes", "classes_by_layer", "difference", "values", "class/0"),
+        bad=_ANYWHERE,
+        yaml={"batchnorm": "attributed", "every_n_train_steps": None, "per_parameter": False},
     ),
 }

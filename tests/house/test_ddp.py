@@ -64,7 +64,8 @@ def test_two_processes_equal_one(tenant: str, num_examples: int, tmp_path: Path)
     # The same events but for their steps: two processes take half as many.
     for a, b, c in zip((one[0], one[-1]), (first[0], first[-1]), (second[0], second[-1]), strict=True):
         assert b["num_examples"] == a["num_examples"] == num_examples
-        for key in [key for key, value in a.items() if isinstance(value, torch.Tensor | float)]:
+        numbers = {key for key, value in a.items() if isinstance(value, torch.Tensor | float)}
+        for key in sorted(numbers - {"steps"}):
             torch.testing.assert_close(b[key], a[key], rtol=1e-9, atol=1e-9, equal_nan=True)
             torch.testing.assert_close(c[key], b[key], rtol=0, atol=0, equal_nan=True)
 
@@ -105,7 +106,8 @@ def test_rank_zero_publishes_each_event_once(tenant: str, tmp_path: Path) -> Non
     fit(tmp_path, callback, logger=LocalReport(save_dir=str(tmp_path), name="report"), **TWO)
     (version,) = (tmp_path / "report").iterdir()
     results = torch.load(tmp_path / "2-0.pt")
-    assert len(list((version / "results").glob("*.npz"))) == len(results) > 0
+    shown = [result for result in results if result["step"]]
+    assert len(list((version / "results").glob("*.npz"))) == len(shown) > 0
     assert (version / "index.html").stat().st_size > 10_000
 
 

@@ -85,12 +85,17 @@ def train(folder: Path, model: Any, data: dict[str, Any], callbacks: Sequence[An
     }
 
 
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor byte by byte."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor).view(-1).view(torch.uint8)
+
+
 def assert_identical(a: Any, b: Any, path: str = "") -> None:
     """Equal in structure and in every bit."""
     assert type(a) is type(b), path
     if isinstance(a, torch.Tensor):
         assert a.dtype == b.dtype and a.shape == b.shape, path
-        assert torch.equal(a.contiguous().view(-1).view(torch.uint8), b.contiguous().view(-1).view(torch.uint8)), path
+        assert torch.equal(bits(a), bits(b)), path
     elif isinstance(a, np.ndarray):
         assert a.tobytes() == b.tobytes(), path
     elif isinstance(a, dict):

@@ -1,11 +1,28 @@
-"""Charts as uint8 images: a map of cells and curves over layers.
+"""Charts as uint8 images: maps, curves, bars, histograms and mosaics, over layers or over training time.
 
 Drawn with matplotlib's Agg canvas alone: no pyplot, no backend, no global setting is touched, no random
 number is drawn, and the same input gives the same bytes. The size of an image follows from the labels (and
 from which axis titles there are), never from the values, the title or the footer: frames of one film fit.
 """
 
+from lightning_dynamics.panels.drawing.bars import bars
 from lightning_dynamics.panels.drawing.curves import profile
+from lightning_dynamics.panels.drawing.histogram import signed_histogram
 from lightning_dynamics.panels.drawing.map import heat_map
+from lightning_dynamics.panels.drawing.mosaic import mosaic_frame
+from lightning_dynamics.panels.drawing.raster import raster
+from lightning_dynamics.panels.drawing.series import time_series
+from lightning_dynamics.panels.drawing.shares import shares_over_time
+from lightning_dynamics.panels.drawing.timemap import time_map
 
-__all__ = ["heat_map", "profile"]
+__all__ = [
+    "bars",
+    "heat_map",
+    "mosaic_frame",
+    "profile",
+    "raster",
+    "shares_over_time",
+    "signed_histogram",
+    "time_map",
+    "time_series",
+]

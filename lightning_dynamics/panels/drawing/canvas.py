@@ -116,15 +116,31 @@ class Canvas:
 
         self._strokes.append(paint)
 
-    def line(self, x: ArrayLike, y: ArrayLike, *, color: str, width: float = 1.0, **kwargs: Any) -> None:
-        """Draw one line through the points; NaN leaves a gap. ``kwargs`` go to ``Line2D``."""
+    def line(
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        *,
+        color: str,
+        width: float = 1.0,
+        clip: tuple[float, float, float, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Draw one line through the points; NaN leaves a gap.
+
+        ``clip`` (left, bottom, right, top) hides what is outside. ``kwargs`` go to ``Line2D``.
+        """
         from matplotlib.lines import Line2D
+        from matplotlib.transforms import Bbox
 
         style: dict[str, Any] = {"linestyle": "-", "marker": "None", "fillstyle": "full", "antialiased": True}
         style |= {"solid_capstyle": "round", "solid_joinstyle": "round"}
         width *= _POINTS_PER_PX
         if "markersize" in kwargs:
             kwargs["markersize"] *= _POINTS_PER_PX
+        if clip is not None:
+            left, bottom, right, top = clip
+            style |= {"clip_box": Bbox([[left, bottom], [right, top]]), "clip_on": True}
         self._add(Line2D(x, y, color=color, linewidth=width, **style | kwargs))
 
     def lines(self, segments: Sequence[Sequence[Point]], *, color: str, width: float = 1.0) -> None:
@@ -133,6 +149,16 @@ class Canvas:
 
         width *= _POINTS_PER_PX
         self._add(LineCollection(segments, colors=color, linewidths=width, capstyle="butt"))
+
+    def boxes(self, boxes: Sequence[tuple[float, float, float, float]], *, color: str) -> None:
+        """Fill many rectangles ``(left, bottom, width, height)`` with one colour."""
+        self.areas([[(x, y), (x + w, y), (x + w, y + h), (x, y + h)] for x, y, w, h in boxes], color=color)
+
+    def areas(self, outlines: Sequence[Sequence[Point]], *, color: str) -> None:
+        """Fill many polygons with one colour."""
+        from matplotlib.collections import PolyCollection
+
+        self._add(PolyCollection(outlines, facecolors=color, edgecolors="none", linewidths=0))
 
     def box(self, corner: Point, width: float, height: float, *, color: str, line: float = 1.0) -> None:
         """Outline a rectangle whose bottom left corner is given."""

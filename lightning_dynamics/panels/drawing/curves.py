@@ -9,26 +9,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_dynamics.panels.drawing.canvas import FAINT, PAD, Canvas, house_style, text_width
+from lightning_dynamics.panels.drawing.axes import AXIS_TITLE, Plot, draw_baseline, draw_y_axis, draw_y_title
+from lightning_dynamics.panels.drawing.canvas import PAD, Canvas, house_style, text_width
+from lightning_dynamics.panels.drawing.legend import Entry, draw_legend, legend_height, legend_rows, series_colours
 from lightning_dynamics.panels.drawing.lettering import (
     axis_labels,
     draw_title_and_footer,
     draw_x_labels,
-    fit,
     footer_height,
     shorten,
     title_height,
     x_labels_height,
 )
-from lightning_dynamics.panels.drawing.map import AXIS_TITLE, MIN_WIDTH, cell_size
+from lightning_dynamics.panels.drawing.map import MIN_WIDTH, cell_size
 from lightning_dynamics.panels.drawing.scale import check_limits, number, tick_values
 
 _HEIGHT = 420
 _EDGE = 14  # Between the limits and the frame: a curve that runs along a limit stays whole.
-_LEGEND_LINE = 30
-_SWATCH = 44
-# Okabe and Ito's colours for all kinds of colour vision, the yellow (too faint on white) left out.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#222222")
 
 
 @house_style()
@@ -78,60 +75,31 @@ def profile(
     sheet_width = max(left + width + PAD, MIN_WIDTH)
     width = sheet_width - PAD - left
     pitch = width / len(labels)
-    legend = _legend_places(series_names or (), width)
-    legend_height = (legend[-1][1] + 1) * _LEGEND_LINE + 6 if legend else 0
+    names = shorten(series_names or ())
+    legend = legend_height(legend_rows(names, width))
     bottom = footer_height(sheet_width) + x_labels_height(axis)
-    canvas = Canvas(sheet_width, bottom + _HEIGHT + legend_height + title_height())
+    canvas = Canvas(sheet_width, bottom + _HEIGHT + legend + title_height())
+    plot = Plot(left, bottom, width, _HEIGHT, y_limits=(low, high), edge=_EDGE)
 
     draw_title_and_footer(canvas, title, footer)
-    heights = bottom + _EDGE + (np.array(ticks) - low) / (high - low) * (_HEIGHT - 2 * _EDGE)
-    canvas.lines([[(left, y), (left + width, y)] for y in heights], color="#e2e2e2")
-    for tick, y in zip(ticks, heights, strict=True):
-        canvas.text(left - 10, y, number(tick), ha="right", color=FAINT)
-    canvas.lines([[(left, bottom), (left + width, bottom)]], color="#999999", width=1.5)
+    draw_y_axis(canvas, plot, ticks, [number(tick) for tick in ticks])
+    draw_baseline(canvas, plot)
     draw_x_labels(canvas, axis, left, bottom, pitch)
-    if y_title:
-        line, px = fit(y_title, _HEIGHT)
-        canvas.text(PAD + 16, bottom + _HEIGHT / 2, line, px=px, ha="center", va="baseline", vertical=True)
+    draw_y_title(canvas, plot, y_title)
 
-    colours = _series_colours(len(curves))
+    colours = series_colours(len(curves))
     x = left + (np.arange(len(labels)) + 0.5) * pitch
     dots: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": min(9.0, 0.45 * pitch)}
     triangles: dict[str, Any] = {"linestyle": "none", "markersize": min(11.0, 0.8 * pitch)}
     triangles["markerfacecolor"] = "white"
     for curve, colour in zip(curves, colours, strict=True):
         share = (curve - low) / (high - low)
-        y = bottom + _EDGE + np.clip(share, 0, 1) * (_HEIGHT - 2 * _EDGE)
+        y = plot.y(np.clip(curve, low, high))
         canvas.line(x, y, color=colour, width=2.5)
         for outside, shape, shift in ((share < -1e-6, "v", -5), (share > 1 + 1e-6, "^", 5)):
             canvas.line(x[outside], y[outside] + shift, color=colour, marker=shape, **triangles)
         inside = (share >= -1e-6) & (share <= 1 + 1e-6)
         canvas.line(x[inside], y[inside], color=colour, **dots)
-    for (place, row), name, colour in zip(legend, shorten(series_names or ()), colours, strict=False):
-        y = bottom + _HEIGHT + legend_height - (row + 0.5) * _LEGEND_LINE
-        canvas.line([left + place, left + place + 30], [y, y], color=colour, width=2.5)
-        canvas.text(left + place + _SWATCH, y, name)
+    entries = [Entry(name, colour) for name, colour in zip(names, colours, strict=False)]
+    draw_legend(canvas, entries, left, bottom + _HEIGHT + legend, width)
     return canvas.pixels()
-
-
-def _legend_places(names: Sequence[str], width: float) -> list[tuple[float, int]]:
-    """Offset and line of each legend entry, set one after the other and wrapped at ``width``."""
-    places: list[tuple[float, int]] = []
-    x, row = 0.0, 0
-    for name in shorten(names):
-        needed = _SWATCH + text_width(name)
-        if x and x + needed > width:
-            x, row = 0.0, row + 1
-        places.append((x, row))
-        x += needed + 32
-    return places
-
-
-def _series_colours(count: int) -> list[str]:
-    """Colours for ``count`` series."""
-    if count <= len(_COLOURS):
-        return list(_COLOURS[:count])
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    return [to_hex(colormaps["viridis"](0.92 * i / (count - 1))) for i in range(count)]

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lightning_dynamics.panels.drawing.axes import AXIS_TITLE
 from lightning_dynamics.panels.drawing.canvas import PAD, TEXT_PX, Canvas, house_style
 from lightning_dynamics.panels.drawing.lettering import (
     axis_labels,
@@ -22,8 +23,6 @@ from lightning_dynamics.panels.drawing.lettering import (
 )
 from lightning_dynamics.panels.drawing.scale import STRIPE, ColourScale, check_limits, striped
 
-AXIS_TITLE = 38
-"""Pixels that the title of an axis takes."""
 MIN_WIDTH = 900
 """Pixels that a title and a footer need."""
 _SHOW_VALUES_UP_TO = 12

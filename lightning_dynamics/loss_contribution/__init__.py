@@ -1,0 +1,7 @@
+"""Loss change allocation: which parameters moved the loss, and by how much."""
+
+from lightning_dynamics.loss_contribution.callback import LossContributionCallback
+from lightning_dynamics.loss_contribution.estimator import Attribution, attribute
+from lightning_dynamics.loss_contribution.result import LossContributionResult
+
+__all__ = ["Attribution", "LossContributionCallback", "LossContributionResult", "attribute"]

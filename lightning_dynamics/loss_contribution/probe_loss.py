@@ -1,0 +1,95 @@
+"""The loss on a probe as a function of a module's coordinates: its value and its gradient, over all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_dynamics.core.objective import LossFn, loss
+from lightning_dynamics.core.occasion import Occasion
+from lightning_dynamics.core.probe import Probe
+from lightning_dynamics.loss_contribution.batchnorm import BatchNormMode, normalising
+from lightning_dynamics.loss_contribution.coordinates import Coordinates
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """The loss at a point, and its gradient.
+
+    Args:
+        loss: mean over the examples.
+        gradient: ``(P,)`` float64; zero where it was not wanted.
+        wanted: for which tensors it was.
+    """
+
+    loss: float
+    gradient: Tensor
+    wanted: tuple[bool, ...]
+
+    def serves(self, wanted: Sequence[bool]) -> bool:
+        """Whether the gradient is known for all of these."""
+        return all(known or not needed for known, needed in zip(self.wanted, wanted, strict=True))
+
+
+@dataclass(frozen=True)
+class ProbeLoss:
+    """Loss and gradient wherever the module is; call it inside :func:`differentiable`.
+
+    Args:
+        occasion: module, processes, random streams.
+        probe: the examples; the loss is the mean over them, minibatches weighted by their examples.
+        coordinates: of the module.
+        loss_fn: ``loss_fn(module, batch)``; None for the module's ``training_step``.
+    """
+
+    occasion: Occasion
+    probe: Probe
+    coordinates: Coordinates
+    loss_fn: LossFn | None
+
+    def __call__(self, wanted: Sequence[bool]) -> Value:
+        """Sums over all minibatches of all processes, accumulated in float64."""
+        total = self.occasion.ranks.sum(self.occasion.ranks.together(lambda: self._own(wanted)))
+        return Value(float(total[-1]), total[:-1], tuple(wanted))
+
+    def _own(self, wanted: Sequence[bool]) -> Tensor:
+        tensors = list(self.coordinates.tensors.values())
+        chosen = [tensor for tensor, is_wanted in zip(tensors, wanted, strict=True) if is_wanted]
+        total = torch.zeros(sum(self.coordinates.sizes) + 1, dtype=torch.float64, device=self.coordinates.home)
+        for batch in self.occasion.batches(self.probe):
+            share = len(batch) / len(self.probe)
+            with torch.enable_grad():
+                value = loss(self.occasion.module, batch.data, self.loss_fn)
+            total[-1].add_(value.detach(), alpha=share)
+            if not (chosen and value.requires_grad):
+                continue
+            found = torch.autograd.grad(value, chosen, allow_unused=True, materialize_grads=True)
+            if len(chosen) < len(tensors):
+                given = iter(found)
+                found = tuple(
+                    next(given) if is_wanted else torch.zeros_like(tensor)
+                    for tensor, is_wanted in zip(tensors, wanted, strict=True)
+                )
+            flat = torch.cat([(grad.to_dense() if grad.is_sparse else grad).reshape(-1) for grad in found])
+            total[:-1].add_(flat.to(total.device), alpha=share)
+        return total
+
+
+@contextmanager
+def differentiable(
+    occasion: Occasion, coordinates: Coordinates, batchnorm: BatchNormMode, wanted: Sequence[bool]
+) -> Iterator[None]:
+    """The module's wanted coordinates carry gradients inside, its normalisations do as ``batchnorm`` says."""
+    statistics = [tensor for tensor in coordinates.tensors.values() if not isinstance(tensor, torch.nn.Parameter)]
+    for tensor, is_wanted in zip(coordinates.tensors.values(), wanted, strict=True):
+        tensor.requires_grad_(is_wanted)
+    try:
+        with normalising(occasion.module, batchnorm):
+            yield
+    finally:
+        for tensor in statistics:  # isolation puts back what parameters had
+            tensor.requires_grad_(False)

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_dynamics import CKACallback, LocalReport
+from lightning_dynamics import CKACallback, LocalReport, LossContributionCallback
 
 
 class Block(nn.Module):
@@ -96,6 +96,7 @@ def main() -> None:
         callbacks=[
             CKACallback(layers="*", data="val", at_start=True),
             CKACallback(layers=["stem", "Block", "head"], compare_to="initialization", data="val", name="change"),
+            LossContributionCallback(num_examples=500, every_n_train_steps=2, per_class=True),
         ],
         default_root_dir=out,
         enable_checkpointing=False,

@@ -218,7 +218,7 @@ class AnalysisCallback(Callback, ABC):
         moment = Moment("start", trainer.current_epoch, self._seen_step)
         error: Exception | None = None
         try:
-            with self._undisturbed(pl_module):
+            with self._undisturbed(pl_module) as streams:
                 self._probes = [
                     probe_for(
                         trainer,
@@ -232,7 +232,7 @@ class AnalysisCallback(Callback, ABC):
                     for data in (self.data, self.second_data)
                     if data is not None
                 ]
-                self.prepare(self._occasion(trainer, pl_module, moment))
+                self.prepare(self._occasion(trainer, pl_module, moment, streams))
         except ConfigurationError:
             raise  # the same in every process: it follows from what they share
         except Exception as caught:
@@ -319,10 +319,10 @@ class AnalysisCallback(Callback, ABC):
 
     @final
     def _measure(self, trainer: Trainer, module: nn.Module, moment: Moment) -> None:
-        occasion = self._occasion(trainer, module, moment)
         part, error = None, None
         try:
-            with self._undisturbed(module):
+            with self._undisturbed(module) as streams:
+                occasion = self._occasion(trainer, module, moment, streams)
                 occasion.ranks.adopt_buffers(module)
                 part = self.measure(occasion)
         except Exception as caught:
@@ -360,16 +360,17 @@ class AnalysisCallback(Callback, ABC):
 
     @final
     @contextmanager
-    def _undisturbed(self, module: nn.Module) -> Iterator[None]:
-        """Training and its logs notice nothing of what happens inside."""
-        with isolated(module, mode=self.mode, seed=self.seed), silenced(module):
-            yield
+    def _undisturbed(self, module: nn.Module) -> Iterator[list[Any]]:
+        """Training and its logs notice nothing of what happens inside; yields the module's generators."""
+        with isolated(module, mode=self.mode, seed=self.seed) as streams, silenced(module):
+            yield streams
 
     @final
-    def _occasion(self, trainer: Trainer, module: nn.Module, moment: Moment) -> Occasion:
+    def _occasion(self, trainer: Trainer, module: nn.Module, moment: Moment, streams: list[Any]) -> Occasion:
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
         description = self.label if shown else None
-        return Occasion(module, self._probes[0], Ranks.of(trainer), moment, description, *self._probes[1:])
+        second = self._probes[1] if self.second_data is not None else None
+        return Occasion(module, self._probes[0], Ranks.of(trainer), moment, description, second, streams)
 
     @final
     def _failed(self, trainer: Trainer, error: Exception | None) -> bool:

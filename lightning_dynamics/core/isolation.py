@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import sys
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -22,7 +22,9 @@ Mode = Literal["eval", "train"]
 
 
 @contextmanager
-def isolated(module: nn.Module, *, mode: Mode = "eval", seed: int | None = None, grad: bool = False) -> Iterator[None]:
+def isolated(
+    module: nn.Module, *, mode: Mode = "eval", seed: int | None = None, grad: bool = False
+) -> Iterator[list[Any]]:
     """Run anything on ``module`` and have it, and every random stream, back bit for bit, on exceptions too.
 
     Restored: parameters and buffers (values and storage), ``.grad``, ``requires_grad``, each submodule's
@@ -40,6 +42,9 @@ def isolated(module: nn.Module, *, mode: Mode = "eval", seed: int | None = None,
         mode: training flag given to every submodule. ``module.train()`` is not called: users override it.
         seed: seeds torch, NumPy, Python and the module's own generators inside, so that an analysis repeats itself.
         grad: whether autograd is on inside.
+
+    Yields:
+        The generators that the submodules hold.
 
     Cost: one copy of parameters, buffers and tensor attributes, in memory and in time.
     """
@@ -59,7 +64,7 @@ def isolated(module: nn.Module, *, mode: Mode = "eval", seed: int | None = None,
             submodule.training = mode == "train"
         if seed is not None:
             seed_all(seed, *streams)
-        yield
+        yield streams
 
 
 def _undo(restores: list[Restore]) -> None:
@@ -92,7 +97,11 @@ def _module_restores(module: nn.Module) -> list[Restore]:
         restores.append(_keep_tensor(tensor))
     for submodule in module.modules():
         held = _plain_attributes(submodule)
-        restores.extend(keep for value in held.values() if (keep := _keep_contents(value)))
+        for value in held.values():
+            if type(value) in _HOOKS and not value:  # every module has a dozen of them
+                restores.append(value.clear)
+            elif keep := _keep_contents(value):
+                restores.append(keep)
         restores.append(partial(_put_back_attributes, submodule, held))
         # A TorchScript module keeps its flag and its registries out of Python's reach.
         restores.append(partial(setattr, submodule, "training", submodule.training))
@@ -110,6 +119,7 @@ def _put_back_attributes(module: nn.Module, held: dict[str, Any]) -> None:
 
 # Proxies among them: a dead one cannot even be asked what it is.
 _PLAIN = {int, float, bool, str, bytes, type(None), *weakref.ProxyTypes}
+_HOOKS = {dict, OrderedDict}
 _CONTAINERS = (dict, list, deque, set, tuple)
 _LONGEST = 1000
 
@@ -140,7 +150,6 @@ def _do_all(restores: list[Restore]) -> None:
 
 
 def _keep_items(container: Any) -> Restore:
-    # Most are empty (every module has a dozen of them for hooks), and those cost nothing.
     return partial(_put_back_items, container, container.copy()) if container else container.clear
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -71,14 +72,26 @@ def training_step(module: Any, batch: Any) -> Any:
             f"{type(module).__name__} optimises manually, so its `training_step` cannot be run without training: "
             "give it a `forward`, or pass `loss_fn`"
         )
-    parameters = inspect.signature(module.training_step).parameters
+    method = getattr(module.training_step, "__func__", None)
+    # Looked up once per class; a function put in a method's place is not kept alive by a cache.
+    parameters = _parameters_of(module.training_step) if method is None else _method_parameters(method)
     arguments: list[Any] = [batch]
-    if "dataloader_iter" in parameters:
+    if any(p.name == "dataloader_iter" for p in parameters):
         arguments = [iter([(batch, 0, 0)])]
-    elif len(parameters) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters.values()):
+    elif len(parameters) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters):
         arguments.append(0)
     with silenced(module):
         return module.training_step(*arguments)
+
+
+def _parameters_of(function: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
+    return tuple(inspect.signature(function).parameters.values())
+
+
+@lru_cache(maxsize=64)
+def _method_parameters(method: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
+    """Those beside ``self``."""
+    return _parameters_of(method)[1:]
 
 
 def loss(module: Any, batch: Any, loss_fn: LossFn | None = None) -> Tensor:
@@ -169,15 +182,16 @@ def silenced(module: Any) -> Iterator[None]:
         module: any module; only LightningModules have anything to say.
     """
 
-    def nothing(*_: Any, **__: Any) -> None: ...
-
+    if vars(module).get("log") is _nothing:  # silent already, and all below it
+        yield
+        return
     names = ("log", "log_dict", "print")
     speakers = [vars(sub) for sub in module.modules() if isinstance(sub, both("LightningModule"))]
     held = [{name: speaker[name] for name in names if name in speaker} for speaker in speakers]
     trainer = getattr(module, "_trainer", None)
     loggers = None if trainer is None else trainer.loggers
     for speaker in speakers:
-        speaker.update(dict.fromkeys(names, nothing))
+        speaker.update(dict.fromkeys(names, _nothing))
     if trainer is not None:
         package = next(cls for cls in both("Trainer") if isinstance(trainer, cls)).__module__.partition(".trainer")[0]
         trainer.loggers = [import_module(f"{package}.loggers.logger").DummyLogger() for _ in loggers or ()]
@@ -190,3 +204,6 @@ def silenced(module: Any) -> Iterator[None]:
             speaker.update(own)
         if trainer is not None:
             trainer.loggers = loggers
+
+
+def _nothing(*_: Any, **__: Any) -> None: ...

@@ -27,6 +27,7 @@ class Occasion:
         moment: of training.
         description: for the progress bar; None shows none.
         second_probe: further examples, if the analysis asked for some.
+        streams: the generators that the module holds, if they are known.
     """
 
     module: nn.Module
@@ -35,6 +36,7 @@ class Occasion:
     moment: Moment
     description: str | None = None
     second_probe: Probe | None = None
+    streams: list[Any] | None = None
 
     def batches(self, probe: Probe | None = None) -> Iterator[Batch]:
         """This process's share of the probe (or of another one), with a progress bar if it takes long.
@@ -56,4 +58,4 @@ class Occasion:
     @cached_property
     def _streams(self) -> list[Any]:
         """The module's own generators."""
-        return generators_of(*self.module.modules())
+        return generators_of(*self.module.modules()) if self.streams is None else self.streams

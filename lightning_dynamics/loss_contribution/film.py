@@ -11,7 +11,7 @@ from lightning_dynamics.loss_contribution.result import LossContributionResult
 from lightning_dynamics.loss_contribution.wording import basis, shape_text, short_names
 from lightning_dynamics.panels import Film, Panels
 from lightning_dynamics.panels.drawing import mosaic_frame
-from lightning_dynamics.panels.drawing.diverging import symmetric_limit
+from lightning_dynamics.panels.drawing.diverging import quartered_limit, symmetric_limit
 
 
 class Interval(NamedTuple):
@@ -57,7 +57,8 @@ def film(results: list[LossContributionResult], label: str) -> Panels:
         return {}
     last = results[-1]
     names = drawn(last)
-    tile_limit = symmetric_limit(np.concatenate([tile.ravel() for interval in shown for tile in interval.tiles]), 99)
+    every_cell = np.concatenate([tile.ravel() for interval in shown for tile in interval.tiles])
+    tile_limit = quartered_limit(symmetric_limit(every_cell, 99))
     changes = np.concatenate([interval.layers for interval in shown])
     reach = symmetric_limit(changes, 98)
     limits = bar_limits(np.clip(changes, -reach, reach))

@@ -24,7 +24,7 @@ from lightning_dynamics.panels.drawing import (
     time_map,
     time_series,
 )
-from lightning_dynamics.panels.drawing.diverging import DIVERGING, NEGATIVE, POSITIVE, symmetric_limit
+from lightning_dynamics.panels.drawing.diverging import DIVERGING, NEGATIVE, POSITIVE, quartered_limit, symmetric_limit
 from lightning_dynamics.panels.values import Panel
 
 _STEPS = "training steps"
@@ -185,7 +185,7 @@ def parameters(result: LossContributionResult) -> Picture:
         tile_names=short_names(names),
         tile_shapes=shapes(result, names),
         tile_title="contribution",
-        tile_limit=symmetric_limit(np.concatenate([tile.ravel() for tile in tiles])),
+        tile_limit=quartered_limit(symmetric_limit(np.concatenate([tile.ravel() for tile in tiles]))),
         bars=totals,
         bar_names=short_names(list(result.per_layer)),
         bar_limits=bar_limits(totals),

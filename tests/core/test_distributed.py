@@ -13,8 +13,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from torch import nn
 
-from lightning_dynamics.core.distributed import Ranks, require_whole_model
+from lightning_dynamics.core.distributed import CommonFailure, Ranks, require_whole_model
 from lightning_dynamics.core.lightning import ConfigurationError
 
 
@@ -112,3 +113,74 @@ def test_two_processes(tmp_path: Path) -> None:
         assert found["empty"].shape == (0, 3)
         assert found["any"] == [True, True, False, True]
         assert found["grad"] is False
+
+
+def test_alone_together() -> None:
+    assert Ranks().together(lambda: 7) == 7
+    own = ValueError("mine")
+
+    def fails() -> None:
+        raise own
+
+    with pytest.raises(CommonFailure, match="mine") as caught:
+        Ranks().together(fails)
+    assert caught.value.own is own and caught.value.__cause__ is own
+
+
+def test_alone_buffers_are_the_own() -> None:
+    module = nn.BatchNorm1d(2)
+    module.running_mean.fill_(3)
+    Ranks().adopt_buffers(module)
+    assert module.running_mean.tolist() == [3, 3]
+
+
+class Buffers(nn.Module):
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2)
+        self.norm.running_mean.fill_(rank + 1)
+        self.norm.num_batches_tracked.fill_(rank + 5)
+        self.register_buffer("flags", torch.tensor([rank == 0, True]))
+        self.register_buffer("empty", torch.zeros(0, 3))
+        self.register_buffer("column", (torch.arange(6.0).view(2, 3) + rank).t())  # not contiguous
+        self.register_buffer("secret", torch.tensor(float(rank)), persistent=False)
+        self.register_buffer("none", None)
+
+
+def _agree_in_two_processes(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    ranks = Ranks(rank, 2)
+    found: dict[str, Any] = {"done": ranks.together(lambda: rank)}
+
+    def fails() -> int:
+        if rank == 1:
+            raise ValueError("broken on rank one")
+        return rank
+
+    for name, work in (("one", fails), ("both", lambda: 1 / 0)):
+        try:
+            ranks.together(work)
+        except CommonFailure as error:
+            found[name] = (str(error), type(error.own).__name__)
+    module = Buffers(rank)
+    places = [buffer.data_ptr() for buffer in module.buffers()]
+    ranks.adopt_buffers(module)
+    assert places == [buffer.data_ptr() for buffer in module.buffers()]
+    found["buffers"] = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+@pytest.mark.timeout(60)
+def test_two_processes_agree_on_failures_and_buffers(tmp_path: Path) -> None:
+    mp.start_processes(_agree_in_two_processes, (str(tmp_path),), nprocs=2, start_method="fork")
+    zero, one = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert (zero["done"], one["done"]) == (0, 1)
+    assert zero["one"] == ("the analysis failed in another process", "NoneType")
+    assert one["one"] == ("broken on rank one", "ValueError")
+    assert zero["both"] == one["both"] == ("division by zero", "ZeroDivisionError")
+    truth = dict(Buffers(0).named_buffers())
+    for found in (zero["buffers"], one["buffers"]):
+        assert found.keys() == truth.keys()
+        assert all(torch.equal(found[name], truth[name]) for name in truth)

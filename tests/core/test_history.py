@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import pytest
 
 from lightning_dynamics.core.history import History
@@ -40,3 +42,36 @@ def test_a_history_from_its_state_goes_on_as_if_never_cut(cut: int) -> None:
         resumed.add(Result(epoch=0, step=step, num_examples=1), step)
     assert [r.step for r in resumed.results()] == [r.step for r in whole.results()]
     assert resumed.last is not None and resumed.last.step == 49
+
+
+@dataclass(frozen=True, eq=False)
+class Heavy(Result):
+    load: list[int]
+
+    def condensed(self) -> Heavy:
+        return replace(self, load=[])
+
+
+def heavy(count: int, start: History[Heavy] | None = None) -> History[Heavy]:
+    kept: History[Heavy] = History(8) if start is None else start
+    for step in range(0 if kept.last is None else kept.last.step + 1, count):
+        kept.add(Heavy(epoch=0, step=step, num_examples=1, load=[step]))
+    return kept
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 10, 33])
+def test_only_the_latest_is_kept_whole(count: int) -> None:
+    results = heavy(count).results()
+    assert [result.load for result in results] == [[]] * (len(results) - 1) + [[count - 1]]
+    assert results[0].step == 0
+
+
+@pytest.mark.parametrize("cut", [1, 8, 9, 20])
+def test_condensed_results_in_a_state(cut: int) -> None:
+    state = heavy(cut).to_state()
+    assert sum(len(result["load"]) for result in state["results"]) == 1
+    resumed: History[Heavy] = History(8)
+    resumed.load_state(state, Heavy)
+    assert resumed.last is not None and resumed.last.load == [cut - 1]
+    found, truth = heavy(40, resumed), heavy(40)
+    assert [(r.step, r.load) for r in found.results()] == [(r.step, r.load) for r in truth.results()]

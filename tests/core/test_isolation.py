@@ -311,6 +311,20 @@ def test_autocast_is_off_inside_and_back_afterwards() -> None:
         assert net(torch.randn(1, 2)).dtype == torch.bfloat16
 
 
+def test_nothing_is_computed_in_less_than_float32() -> None:
+    """Whatever training has asked for, and that comes back, after an exception too."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with pytest.raises(ZeroDivisionError), isolated(nn.Linear(2, 2)):
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cuda.matmul.allow_tf32
+            raise ZeroDivisionError
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_seed_repeats_draws_from_every_stream(net: Net) -> None:
     def draws(seed: int | None) -> list[Any]:
         with isolated(net, seed=seed):

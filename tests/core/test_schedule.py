@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.schedule import Moment, Schedule
+from lightning_dynamics.core.schedule import Moment, Never, Schedule
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,9 @@ def test_every_kind_of_moment_is_answered_with_a_bool() -> None:
     kinds: tuple[Any, ...] = ("start", "step", "epoch", "end")
     for kind in kinds:
         assert isinstance(Schedule(1, 1, True, True).due(Moment(kind, 0, 1)), bool)
+
+
+def test_never() -> None:
+    kinds: tuple[Any, ...] = ("start", "step", "epoch", "end")
+    assert [Never().due(Moment(kind, epoch, step)) for kind in kinds for epoch in (0, 7) for step in (0, 1)] == [False] * 16
+    assert Never() == Never() and {Never(): 1}[Never()] == 1

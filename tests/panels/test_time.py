@@ -93,13 +93,13 @@ def test_one_step_and_lonely_values_are_dots():
     assert not mask(series(np.full(2000, np.nan)), BLUE)[108:].any()
 
 
-def test_emphasis_is_thick_and_dark_and_the_second_is_dashed():
-    plain, one, two = (
-        mask(series(np.ones((6, 9)), limits=(0, 4), emphasis=lines, emphasis_names=names), INK)[190:].sum()
-        for lines, names in (((), ()), ([np.full(9, 2.0)], ["sum"]), ([np.full(9, 2.0), np.full(9, 3.0)], ["a", "b"]))
-    )
-    solid, dashed = one - plain, two - one
-    assert solid > 2 * TIME_WIDTH and 0.3 * solid < dashed < 0.9 * solid
+@pytest.mark.parametrize("second", [2.0, 3.0], ids=["running together", "apart"])
+def test_the_first_emphasis_is_broad_and_the_second_is_dashed(second):
+    names = ["a", "b"]
+    image = series(np.ones((6, 9)), limits=(0, 4), emphasis=[np.full(9, 2.0), np.full(9, second)], emphasis_names=names)
+    broad, dashed = (mask(image, colour)[190:].sum() for colour in ("#b4b4b4", INK))
+    assert broad > 4 * TIME_WIDTH
+    assert TIME_WIDTH < dashed < 3 * TIME_WIDTH
 
 
 def test_marks_are_at_their_places_and_in_the_legend():

@@ -32,6 +32,12 @@ def symmetric_limit(values: NDArray[np.float64], percentile: float = 99.5) -> fl
     return float(f"{np.ceil(limit / unit * (1 - 1e-12)) * unit:.2g}")
 
 
+def quartered_limit(limit: float) -> float:
+    """Round a limit up to 1, 2, 4 or 6 x 10ⁿ, of which a quarter (half the way on a root scale) is short."""
+    unit = 10.0 ** np.floor(np.log10(limit) + 1e-12)
+    return float(f"{next((m for m in (1, 2, 4, 6) if limit <= m * unit * (1 + 1e-9)), 10) * unit:.1g}")
+
+
 class DivergingScale:
     """Colours for values on a fixed scale around zero.
 
@@ -93,9 +99,8 @@ class DivergingScale:
             x = left + share * length
             canvas.lines([[(x, top - height), (x, top - height - 5)]], color=FAINT)
             px = 15.0
-            x = max(x, text_width(text, px) / 2)  # Stay on the sheet.
             canvas.text(x, top - height - 9 - px, text, px=px, ha="center", va="baseline", color=FAINT)
-        x = left + length + 60
+        x = left + length + 50
         if np.isnan(values).any():
             self._draw_missing(canvas, x, top - height - 4)
             x += _BAR + 10 + round(text_width(_UNDEFINED)) + 40

@@ -135,7 +135,7 @@ def mosaic_frame(
     for (x, y), pixels in zip(corners, painted, strict=True):
         canvas.image(pixels, x, y)
     everything = np.concatenate([array.ravel() for array in arrays])
-    scale.draw_flat(canvas, PAD + 20, top - 20, 400, everything)
+    scale.draw_flat(canvas, PAD + 40, top - 20, 400, everything)
 
     plot = Plot(left, bottom, pitch * len(heights), _STRIP, y_limits=(low, high), edge=4)
     _draw_strip(canvas, plot, heights)

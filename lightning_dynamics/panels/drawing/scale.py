@@ -102,9 +102,10 @@ class ColourScale:
             canvas.lines([[(left + _BAR, y), (left + _BAR + 5, y)]], color=FAINT)
             canvas.text(text_x, y, text, color=FAINT)
 
-        under = np.full((_BAR, _BAR, 3), UNDER, dtype=np.uint8)
-        canvas.image(under, left, bottom + _BAR + _GAP)
-        canvas.text(text_x, bottom + _BAR + _GAP + _BAR / 2, f"< {number(self.low)}", color=FAINT)
+        if self.low >= 0 or np.any(values < self.low - 1e-6 * (self.high - self.low)):
+            under = np.full((_BAR, _BAR, 3), UNDER, dtype=np.uint8)
+            canvas.image(under, left, bottom + _BAR + _GAP)
+            canvas.text(text_x, bottom + _BAR + _GAP + _BAR / 2, f"< {number(self.low)}", color=FAINT)
         if np.isnan(values).any():
             missing = np.full((_BAR, _BAR, 3), MISSING, dtype=np.uint8)
             missing[striped(_BAR, _BAR)] = STRIPE

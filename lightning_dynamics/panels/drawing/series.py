@@ -50,6 +50,7 @@ _END_PX = 15.0
 _DOTS_UP_TO = 40
 _MARK = "#cc0000"
 _BAND = "#e6ebf1"
+_BROAD = "#b4b4b4"
 _KINDS: tuple[Any, ...] = (("solid", "-"), ("dashed", (0, (2.2, 1.6))), ("dotted", (0, (1, 1))))
 
 
@@ -84,7 +85,8 @@ def time_series(
         footer: data, number of examples, step and the like; wrapped, and set smaller when long.
         x_title: what ``x`` is.
         y_title: what the values are.
-        emphasis: ``(E, T)``, thick dark lines on top: the first solid, the second dashed, the others dotted.
+        emphasis: ``(E, T)``: the first a broad grey line behind all others, the second a dark dashed one on top
+            (both are seen where they run together), further ones dotted.
         emphasis_names: ``E`` names for the legend.
         limits: lower and upper end of the vertical axis; by default round numbers around all values and 0.
         marks: places along ``x`` that get a red tick at the lower edge.
@@ -115,7 +117,7 @@ def time_series(
     left = PAD + AXIS_TITLE + NUMBERS + 12
     colours = series_colours(len(thin), ink=not len(thick))
     final = np.array([_last(line) for line in thin])
-    entries = [Entry(name, INK, _KINDS[min(i, 2)][0]) for i, name in enumerate(bold)]
+    entries = [Entry(name, INK if i else _BROAD, _KINDS[min(i, 2)][0]) for i, name in enumerate(bold)]
     entries += [Entry(marks_name, _MARK, "tick")] if marks_name else []
     lines = [Entry(name, colour) for name, colour in zip(short, colours, strict=True)]
     rows = _LEGEND_ROWS_OF_MANY if many else _LEGEND_ROWS
@@ -147,12 +149,13 @@ def time_series(
     draw_x_title(canvas, plot, x_title)
     draw_y_title(canvas, plot, y_title)
 
+    if len(thick):
+        _draw_line(canvas, plot, steps, thick[0], _BROAD, 9.0)
     width = 2.2 if len(thin) <= 7 else 1.6
     for line, colour in zip(thin, colours, strict=True):
         _draw_line(canvas, plot, steps, line, colour, width)
-    for i, line in enumerate(thick):
-        _draw_line(canvas, plot, steps, line, "white", 7.0, triangles=False)  # A rim that keeps it apart.
-        _draw_line(canvas, plot, steps, line, INK, 4.0, linestyle=_KINDS[min(i, 2)][1], dash_capstyle="butt")
+    for i, line in enumerate(thick[1:], 1):
+        _draw_line(canvas, plot, steps, line, INK, 3.0, linestyle=_KINDS[min(i, 2)][1], dash_capstyle="butt")
     places = plot.x(np.ravel(np.asarray(marks, dtype=np.float64)))
     places = np.unique(np.round(places[(places >= left - 0.5) & (places <= left + TIME_WIDTH + 0.5)]))
     canvas.lines([[(place, bottom), (place, bottom + 14)] for place in places], color=_MARK, width=2)

@@ -1,0 +1,210 @@
+"""Which layers moved the loss? Loss change allocation of two networks, and what happens when a layer is frozen.
+
+    python examples/02_loss_contribution.py                                      # FC net, digits
+    python examples/02_loss_contribution.py --net resnet                         # a small ResNet with BatchNorm
+    python examples/02_loss_contribution.py --net resnet --freeze "net.head.*"   # freeze a layer; who takes over?
+    python examples/02_loss_contribution.py --data-file mnist.npz --probe 5000   # any .npz; see examples/data.py
+
+Lan et al. (2019) found that the first and the last layer of a ResNet hurt on average, and that freezing the last one
+at its initial value lets the others do its work. Run with and without ``--freeze`` and compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import warnings
+from collections import OrderedDict
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from data import load
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_dynamics import LocalReport, LossContributionCallback
+
+
+class Block(nn.Module):
+    """Two convolutions and a way around them."""
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.shortcut = nn.Identity() if stride == 1 else nn.Conv2d(width_in, width, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
+
+
+def fc_net(shape: torch.Size, classes: int) -> nn.Module:
+    """The paper's fully connected network: two hidden layers of 100 and 50 units."""
+    return nn.Sequential(
+        OrderedDict(
+            flat=nn.Flatten(),
+            fc1=nn.Linear(shape.numel(), 100),
+            relu1=nn.ReLU(),
+            fc2=nn.Linear(100, 50),
+            relu2=nn.ReLU(),
+            fc3=nn.Linear(50, classes),
+        )
+    )
+
+
+def resnet(shape: torch.Size, classes: int, width: int = 16) -> nn.Module:
+    """A small residual network: a stem, three stages of one block, a head."""
+    return nn.Sequential(
+        OrderedDict(
+            stem=nn.Conv2d(shape[0], width, 3, padding=1, bias=False),
+            norm=nn.BatchNorm2d(width),
+            relu=nn.ReLU(),
+            stage1=Block(width, width, 1),
+            stage2=Block(width, 2 * width, 2),
+            stage3=Block(2 * width, 4 * width, 2),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flat=nn.Flatten(),
+            head=nn.Linear(4 * width, classes),
+        )
+    )
+
+
+class Classifier(pl.LightningModule):
+    """Any network, trained by SGD."""
+
+    def __init__(self, net: nn.Module, lr: float, momentum: float) -> None:
+        super().__init__()
+        self.net = net
+        self.lr = lr
+        self.momentum = momentum
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = F.cross_entropy(self(batch[0]), batch[1])
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        logits = self(batch[0])
+        self.log("val/loss", F.cross_entropy(logits, batch[1]), prog_bar=True)
+        self.log("val/accuracy", (logits.argmax(1) == batch[1]).float().mean(), prog_bar=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=self.momentum)
+
+
+class Freeze(pl.Callback):
+    """Stop training some parameters from a certain step on."""
+
+    def __init__(self, pattern: str, from_step: int) -> None:
+        self.pattern = pattern
+        self.from_step = from_step
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        if trainer.global_step != self.from_step:
+            return
+        chosen = {name: p for name, p in pl_module.named_parameters() if fnmatchcase(name, self.pattern)}
+        if not chosen:
+            names = ", ".join(name for name, _ in pl_module.named_parameters())
+            raise SystemExit(f"--freeze {self.pattern!r} matches no parameter; there are: {names}")
+        for parameter in chosen.values():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        print(f"step {trainer.global_step}: frozen: {', '.join(chosen)}")
+
+
+def main() -> None:
+    """Train, split the loss, print who helped."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--net", choices=["fc", "resnet"], default="fc")
+    parser.add_argument("--data-file", type=Path, help="an .npz file of images; see examples/data.py")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--momentum", type=float, help="0 for the FC net, 0.9 for the ResNet")
+    parser.add_argument("--probe", type=int, default=1000, help="training examples that the loss is measured on")
+    parser.add_argument("--rule", choices=["left", "trapezoid", "simpson", "adaptive"], default="simpson")
+    parser.add_argument("--every", type=int, default=1, help="training steps that one event spans")
+    parser.add_argument("--freeze", metavar="GLOB", help="freeze the parameters of this name, e.g. 'net.head.*'")
+    parser.add_argument("--freeze-from-step", metavar="N", type=int, default=0)
+    parser.add_argument("--per-class", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything that is written")
+    parser.add_argument(
+        "--wandb",
+        choices=["online", "offline", "disabled"],
+        default="online" if os.environ.get("WANDB_API_KEY") else "offline",
+    )
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("WANDB_DATA_DIR", str(out))
+    os.environ.setdefault("WANDB_SILENT", "true")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
+    pl.seed_everything(arguments.seed, verbose=False)
+    train, validation = load(arguments.data_file)
+    shape, classes = train.tensors[0].shape[1:], int(train.tensors[1].max()) + 1
+    net = (fc_net if arguments.net == "fc" else resnet)(shape, classes)
+    momentum = arguments.momentum if arguments.momentum is not None else {"fc": 0.0, "resnet": 0.9}[arguments.net]
+    callback = LossContributionCallback(
+        num_examples=arguments.probe,
+        rule=arguments.rule,
+        every_n_train_steps=arguments.every,
+        per_class=arguments.per_class,
+        second_data="val",
+    )
+    report = LocalReport(save_dir=str(out), name=f"loss_contribution_{arguments.net}")
+    wandb_logger = WandbLogger(
+        project="lightning-dynamics", name=f"loss_contribution_{arguments.net}", save_dir=out, mode=arguments.wandb
+    )
+    callbacks: list[pl.Callback] = [callback]
+    if arguments.freeze is not None:
+        callbacks.append(Freeze(arguments.freeze, arguments.freeze_from_step))
+    trainer = pl.Trainer(
+        max_epochs=arguments.epochs,
+        accelerator="auto",
+        devices=1,
+        logger=[wandb_logger, report],
+        callbacks=callbacks,
+        default_root_dir=out,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        log_every_n_steps=5,
+    )
+    trainer.fit(
+        Classifier(net, arguments.lr, momentum),
+        DataLoader(train, arguments.batch_size, shuffle=True),
+        DataLoader(validation, 1000),
+    )
+
+    result = callback.last_result
+    print(f"\nloss of {result.num_examples} training examples: {result.initial_loss:.4f} -> {result.loss:.4f}")
+    print(f"residual of the whole run: {100 * result.relative_residual:.4f} % of the change")
+    print(f"\n{'layer':24}{'train':>12}{'val':>12}   (negative helps)")
+    for layer, total in result.per_layer.items():
+        print(f"{layer:24}{total:12.4f}{result.contrast['per_layer'][layer]:12.4f}")
+    moving = result.helping_share + result.hurting_share
+    share = result.helping_share / moving
+    epoch = max(1, len(share) // arguments.epochs)
+    print(
+        f"\nof the parameters that change the loss, {100 * share[:epoch].nanmean():.1f} % help in the first epoch, "
+        f"{100 * share[-epoch:].nanmean():.1f} % in the last"
+    )
+    wandb_logger.experiment.finish()
+    print(f"\nLocal report:  {report.index}")
+
+
+if __name__ == "__main__":
+    main()

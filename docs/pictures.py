@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_dynamics import CKACallback, CKAResult
+from lightning_dynamics import CKACallback, CKAResult, LossContributionCallback, LossContributionResult
 from lightning_dynamics.panels import Film, Picture
 from lightning_dynamics.panels.encode import gif, png
 
@@ -21,10 +21,13 @@ def main() -> None:
     results = max((ROOT / "demo" / "report").glob("version_*"), key=lambda p: p.stat().st_mtime) / "results"
     own = [CKAResult.load(path) for path in sorted(results.glob("cka-step*.npz"))]
     change = [CKAResult.load(path) for path in sorted(results.glob("cka*change*-step*.npz"))]
-    callback = CKACallback()
-    panels = dict(callback.panels(own[-1]))
-    panels |= callback.film(own)
-    panels |= {key.replace("cka/", "cka/change_"): panel for key, panel in callback.panels(change[-1]).items()}
+    path = [LossContributionResult.load(path) for path in sorted(results.glob("loss_contribution-step*.npz"))]
+    similarity, contribution = CKACallback(), LossContributionCallback()
+    panels = dict(similarity.panels(own[-1]))
+    panels |= similarity.film(own)
+    panels |= {key.replace("cka/", "cka/change_"): panel for key, panel in similarity.panels(change[-1]).items()}
+    panels |= contribution.panels(path[-1])
+    panels |= contribution.film(path)
     cards = "".join(card.read_text() for card in (ROOT / "docs").glob("*.md"))
     for key, panel in panels.items():
         name = key.replace("/", "_")
@@ -33,7 +36,7 @@ def main() -> None:
         if isinstance(panel, Picture):
             (IMAGES / f"{name}.png").write_bytes(png(panel.image))
         elif isinstance(panel, Film):
-            (IMAGES / f"{name}.gif").write_bytes(gif(Film([half(frame) for frame in panel.frames])))
+            (IMAGES / f"{name}.gif").write_bytes(gif(Film([half(frame) for frame in panel.frames], fps=2)))
 
 
 def half(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -224,19 +224,23 @@ class AnalysisCallback(Callback, ABC):
                         trainer,
                         pl_module,
                         data,
+                        argument=argument,
                         num_examples=self.num_examples,
                         batch_size=self.batch_size,
                         smallest_batch=self.smallest_batch,
                         seed=self.seed,
                     )
-                    for data in (self.data, self.second_data)
+                    for argument, data in (("data", self.data), ("second_data", self.second_data))
                     if data is not None
                 ]
                 self.prepare(self._occasion(trainer, pl_module, moment, streams))
-        except ConfigurationError:
-            raise  # the same in every process: it follows from what they share
         except Exception as caught:
             error = caught
+        # A mistake in the configuration ends every process's training, also where only one of them could see it.
+        if Ranks.of(trainer).any(isinstance(error, ConfigurationError)):
+            if isinstance(error, ConfigurationError):
+                raise error
+            raise ConfigurationError(f"{self.label}: cannot be done; the error of another process says why")
         self._ready = not self._failed(trainer, error)
         if self._history.step is None and self.schedule.due(moment):
             self._analyse(trainer, pl_module, moment)
@@ -283,6 +287,7 @@ class AnalysisCallback(Callback, ABC):
     @final
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Free the examples."""
+        self._history.finish()
         self._probes = []
         forget_probes(trainer)
 

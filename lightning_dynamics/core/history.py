@@ -43,6 +43,13 @@ class History(Generic[R]):
         if self._keeps_latest():
             _ = self.last
 
+    def finish(self) -> None:
+        """Make the latest result, and let go of what it is made from; without one if it cannot be made."""
+        try:
+            _ = self.last
+        except Exception:
+            self._latest = None
+
     def add(self, result: R | Callable[[], R], step: int) -> None:
         """The next result; :meth:`settle` has been called."""
         if self._keeps_latest():

@@ -34,8 +34,8 @@ def isolated(
     classes that the module holds.
 
     Inside, gradients are ``None``: an analysis takes its own with ``torch.autograd.grad``, never
-    ``.backward()``, which would reach DDP's reducer. Nothing is computed in less than float32. Compiled submodules run uncompiled: hooks placed after
-    compilation fire, and nothing is compiled a second time.
+    ``.backward()``, which would reach DDP's reducer. Nothing is computed in less than float32. Compiled submodules
+    run uncompiled: hooks placed after compilation fire, and nothing is compiled a second time.
 
     Args:
         module: the bare module, not a strategy's wrapper.
@@ -56,6 +56,7 @@ def isolated(
         stack.enter_context(_uncompiled())
         stack.enter_context(torch.set_grad_enabled(grad))
         stack.enter_context(full_precision())
+        stack.enter_context(_new_tensors_as_wide_as(module))
         for device_type in device_types:
             stack.enter_context(torch.autocast(device_type, enabled=False))
         for parameter in module.parameters():
@@ -192,6 +193,21 @@ def _memory(tensor: Tensor) -> tuple[Any, ...]:
 
 def _nothing() -> None:
     pass
+
+
+@contextmanager
+def _new_tensors_as_wide_as(module: nn.Module) -> Iterator[None]:
+    """In double precision training, what a ``training_step`` makes without a dtype is float64."""
+    before = torch.get_default_dtype()
+    parameter = next(module.parameters(), None)
+    if parameter is None or parameter.dtype is not torch.float64 or before is torch.float64:
+        yield
+        return
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager

@@ -181,7 +181,6 @@ def silenced(module: Any) -> Iterator[None]:
     Args:
         module: any module; only LightningModules have anything to say.
     """
-
     if vars(module).get("log") is _nothing:  # silent already, and all below it
         yield
         return

@@ -158,6 +158,7 @@ def probe_for(
     batch_size: int,
     seed: int,
     smallest_batch: int = 1,
+    argument: str = "data",
 ) -> Probe:
     """The probe that these words mean; callbacks of one Trainer that say the same share it.
 
@@ -168,6 +169,7 @@ def probe_for(
         num_examples: at most this many, chosen by ``seed``.
         batch_size: examples per minibatch.
         seed: of the choice and of frozen augmentation.
+        argument: what the user calls ``data``, for complaints.
         smallest_batch: if there are fewer than ``num_examples``, and the last minibatch would be smaller than this,
             it is left out.
 
@@ -175,7 +177,7 @@ def probe_for(
         ConfigurationError: no such data, an iterable-style or empty data set, several loaders, a loader whose data
             set hands out whole batches.
     """
-    name, dataset, collate, population = _resolve(trainer, data)
+    name, dataset, collate, population = _resolve(trainer, data, argument)
     shared = _probes.setdefault(trainer, {})
     key = (id(module), id(dataset), id(collate), population, name, num_examples, batch_size, seed, smallest_batch)
     if key not in shared:
@@ -197,7 +199,7 @@ def forget_probes(trainer: Trainer) -> None:
 
 
 def _resolve(
-    trainer: Trainer, data: Any
+    trainer: Trainer, data: Any, argument: str
 ) -> tuple[str, Dataset[Any], Callable[[list[Any]], Any], tuple[int, ...] | None]:
     """Name, data set, collate function, and the indices to choose from if a sampler leaves some out."""
     name, source = data if isinstance(data, str) else type(data).__name__, data
@@ -207,9 +209,11 @@ def _resolve(
         with preserved_random_state():
             source = validation_loaders(trainer)
         if source is None or (isinstance(source, list | tuple) and not source):
-            raise ConfigurationError("`data='val'`, but there is no validation data: use `data='train'` or a Dataset")
+            raise ConfigurationError(
+                f"`{argument}='val'`, but there is no validation data: use `{argument}='train'` or a Dataset"
+            )
     elif isinstance(data, str):
-        raise ConfigurationError(f"`data` must be 'train', 'val', a Dataset or a DataLoader; got {data!r}")
+        raise ConfigurationError(f"`{argument}` must be 'train', 'val', a Dataset or a DataLoader; got {data!r}")
     if isinstance(data, str) and isinstance(source, list | tuple | dict) and len(source) == 1:
         source = next(iter(source.values() if isinstance(source, dict) else source))
     collate: Callable[[list[Any]], Any] = default_collate
@@ -218,8 +222,8 @@ def _resolve(
         indexed = not isinstance(source.dataset, IterableDataset)
         if indexed and source.batch_sampler is None and not isinstance(source.sampler, BatchSampler):
             raise ConfigurationError(
-                f"`data={name!r}`: with `batch_size=None` the loader's data set hands out whole batches, not examples; "
-                "pass a Dataset of single examples (`data=Dataset`)"
+                f"`{argument}={name!r}`: with `batch_size=None` the loader's data set hands out whole batches, not "
+                f"examples; pass a Dataset of single examples (`{argument}=Dataset`)"
             )
         # A loader without batches of its own has a collate function for single examples.
         collate = source.collate_fn if source.batch_sampler is not None else default_collate
@@ -227,15 +231,15 @@ def _resolve(
         source = source.dataset
     if isinstance(source, IterableDataset) or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
         raise ConfigurationError(
-            f"`data={data if isinstance(data, str) else name!r}` is a {type(source).__name__}: its examples have no "
-            "index to choose by; pass a map-style Dataset (`data=Dataset`) of a few hundred examples instead"
+            f"`{argument}={data if isinstance(data, str) else name!r}` is a {type(source).__name__}: its examples have "
+            f"no index to choose by; pass a map-style Dataset (`{argument}=Dataset`) of a few hundred examples instead"
         )
     if isinstance(source, list | tuple | dict) and not isinstance(data, list | tuple):
         raise ConfigurationError(
-            f"`data={name!r}` stands for {len(source)} loaders: pass the Dataset of the one you mean"
+            f"`{argument}={name!r}` stands for {len(source)} loaders: pass the Dataset of the one you mean"
         )
     if len(source) == 0:
-        raise ConfigurationError(f"`data={name!r}` is an empty data set: there is nothing to analyse")
+        raise ConfigurationError(f"`{argument}={name!r}` is an empty data set: there is nothing to analyse")
     return name, source, collate, population
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -111,8 +111,14 @@ def generators_of(*owners: Any) -> list[Any]:
                 if not isinstance(value, random.SystemRandom):  # has no state
                     found.append(value)
             elif len(queue) < _MOST:
-                queue.extend([held for held in _held(value) if type(held) not in _COMMON_LEAVES])
+                queue.extend([held for held in _held(value) if not _is_common_leaf(held)])
     return found
+
+
+def _is_common_leaf(value: Any) -> bool:
+    """Plain values, tensors, and the dozen empty dictionaries for hooks that every module has."""
+    kind = type(value)
+    return kind in _COMMON_LEAVES or (kind in (dict, OrderedDict) and not value)
 
 
 def _held(value: Any) -> Iterable[Any]:

@@ -177,7 +177,16 @@ class LossContributionCallback(AnalysisCallback):
             seed=seed,
             name=name,
             on_error=on_error,
-            identity={"rule": rule, "batchnorm": batchnorm, "per_class": per_class, "per_parameter": per_parameter},
+            identity={
+                "rule": (rule, tolerance, max_splits),
+                "batchnorm": batchnorm,
+                "per_class": per_class,
+                "per_parameter": per_parameter,
+                "functions": [
+                    function if function is None or isinstance(function, str) else getattr(function, "__name__", "")
+                    for function in (loss_fn, example_loss_fn, predict_fn)
+                ],
+            },
         )
         try:
             check_rule(rule, tolerance, max_splits)
@@ -200,10 +209,16 @@ class LossContributionCallback(AnalysisCallback):
     # ---- before training -----------------------------------------------------------------------------------
 
     def prepare(self, occasion: Occasion) -> None:
-        """Take one gradient, and see whether what is remembered belongs to this module and these examples."""
+        """Compute a loss or two, and see whether what is remembered belongs to this module and these examples."""
         self._values = []
         coordinates = Coordinates.of(occasion.module, self.batchnorm)
-        halves = [name for name, tensor in coordinates.tensors.items() if tensor.dtype in (torch.float16, torch.bfloat16)]
+        too_narrow = (torch.float16, torch.bfloat16)
+        halves = [name for name, tensor in coordinates.tensors.items() if tensor.dtype in too_narrow]
+        if any(tensor.is_complex() for tensor in coordinates.tensors.values()):
+            raise ConfigurationError(
+                f"{type(occasion.module).__name__} has complex parameters, which this analysis does not know: hold "
+                "their real and imaginary parts as parameters (torch.view_as_complex joins them in `forward`)"
+            )
         if halves:
             raise ConfigurationError(
                 f"{halves[0]!r} is in half precision, which most steps are too small for: train with "
@@ -239,8 +254,8 @@ class LossContributionCallback(AnalysisCallback):
             except ValueError as error:
                 if self.batchnorm == "batch" and running_statistics(occasion.module) and "per channel" in str(error):
                     raise ConfigurationError(
-                        f"a minibatch of {len(batch)} is too small for `batchnorm='batch'`: choose `batch_size` so that "
-                        f"{len(probe)} examples leave no such rest"
+                        f"a minibatch of {len(batch)} is too small for `batchnorm='batch'`: choose `batch_size` so "
+                        f"that {len(probe)} examples leave no such rest"
                     ) from error
                 raise
             if not value.requires_grad:
@@ -248,16 +263,14 @@ class LossContributionCallback(AnalysisCallback):
                     "the loss does not depend on any parameter that is trained: `loss_fn` (or `training_step`) must "
                     "return it with its graph, neither detached nor under `torch.no_grad()`"
                 )
-            if not self.per_class:
+            if not (self.per_class and probe is occasion.probe):
                 continue
-            occasion.seed(batch)
-            with torch.no_grad():
-                losses, classes = self._losses_of(occasion.module, probe.batch(number).data)
+            losses, classes = self._examples(occasion, coordinates).tried(batch)
             mean = float(losses.double().mean())
             if classes.shape != losses.shape or not math.isclose(mean, float(value), rel_tol=1e-3, abs_tol=1e-5):
                 raise ConfigurationError(
-                    f"`per_class=True` needs a loss per example whose mean is the loss: cross-entropy gives {mean:.6g}, "
-                    f"the loss is {float(value):.6g}; pass `example_loss_fn(module, batch) -> (losses, classes)`"
+                    f"`per_class=True` needs a loss per example whose mean is the loss: cross-entropy gives {mean:.6g}"
+                    f", the loss is {float(value):.6g}; pass `example_loss_fn(module, batch) -> (losses, classes)`"
                 )
 
     # ---- an event ------------------------------------------------------------------------------------------
@@ -271,13 +284,13 @@ class LossContributionCallback(AnalysisCallback):
         losses = [ProbeLoss(occasion, probe, coordinates, self._loss_fn) for probe in self._all_probes(occasion)]
         known_values: list[Value | None] = [*self._values] if self._values else [None] * len(losses)
         start = self._start(coordinates)
+        delta = None if start is None else end.coordinates.double() - start.coordinates.double()
         moved = [False] * len(coordinates.tensors)
-        if start is not None:
-            pairs = zip(start.coordinates.split(coordinates.sizes), end.coordinates.split(coordinates.sizes), strict=True)
-            moved = [not torch.equal(before, after) for before, after in pairs]
+        if delta is not None:
+            moved = [float(piece @ piece) != 0 for piece in delta.split(coordinates.sizes)]  # NaN has moved
         wanted = coordinates.wanting_gradient(moved)
         with differentiable(occasion, coordinates, self.batchnorm, wanted):
-            if start is None:
+            if start is None or delta is None:
                 classes = None
                 if self.per_class and "classes" not in self.memory:
                     classes = occasion.ranks.together(self._examples(occasion, coordinates).own_classes)
@@ -288,6 +301,8 @@ class LossContributionCallback(AnalysisCallback):
                     end,
                     coordinates,
                     evaluate,
+                    delta=delta,
+                    moved=moved,
                     known=known,
                     wanted=wanted,
                     rule=self.rule,
@@ -304,13 +319,16 @@ class LossContributionCallback(AnalysisCallback):
         self._open_books(part, occasion)
         memory, step = self.memory, occasion.moment.step
         books = self._books(part.coordinates, occasion)
-        finite = all(segment.is_finite for segment in part.segments) and all(
+        finite = bool(part.end.coordinates.sum().isfinite()) and all(
             math.isfinite(value.loss) and bool(value.gradient.sum().isfinite()) for value in part.values
         )
-        if not finite:
+        if not finite or not all(segment.is_finite for segment in part.segments):
             memory["undefined_events"] += 1
             memory["undefined_steps"] = [*memory["undefined_steps"], step][-_MOST_UNDEFINED:]
+        # From a point that is not finite there is no way on: the next event takes the whole way from the last good one.
         for number, (ledger, segment) in enumerate(zip(books, part.segments if finite else [], strict=False)):
+            if not segment.moved:
+                continue
             by_class = None
             if number == 0 and segment.by_example is not None:
                 by_class = self._enter_examples(occasion.ranks.sum(segment.by_example), len(occasion.probe))

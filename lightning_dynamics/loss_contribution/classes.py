@@ -8,7 +8,8 @@ product per node gives it for all examples at once. By class and layer it takes 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import PredictFn, predictions
@@ -97,6 +99,22 @@ class ExampleLosses:
                 self._backward(batch, pieces, moving, by_class)
         return torch.cat([by_example, by_class.flatten()]) / len(self.probe)
 
+    def tried(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Losses and classes of a minibatch, when a forward-mode product has worked.
+
+        Raises:
+            ConfigurationError: it has not.
+        """
+        first = next(iter(self.coordinates.tensors.values()))
+        try:
+            self._forward(batch, {0: torch.zeros_like(first)})
+        except (NotImplementedError, RuntimeError) as error:
+            raise ConfigurationError(
+                f"`per_class=True` takes forward-mode derivatives of the examples' losses, which failed: {error}"
+            ) from error
+        with torch.no_grad():
+            return self.losses_of(self.occasion.module, self._anew(batch))
+
     def own_classes(self) -> Tensor:
         """``(N,)`` int64: the class of every example of this process's minibatches, plus 1; 0 for the others'."""
         labels = torch.zeros(len(self.probe), dtype=torch.int64)
@@ -105,36 +123,41 @@ class ExampleLosses:
             labels[start : start + len(batch)] = self.losses_of(self.occasion.module, batch.data)[1].cpu() + 1
         return labels
 
+    def _anew(self, batch: Batch) -> Any:
+        """The minibatch as it was before any module changed it, and the random streams at its beginning."""
+        self.occasion.seed(batch)
+        return self.probe.batch(batch.number).data
+
     def _row_of(self, classes: Tensor) -> Tensor:
         return torch.searchsorted(self.classes, classes.cpu())
 
     def _forward(self, batch: Batch, tangents: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
         """``(n,)`` derivative of each loss along the tangents, and the classes."""
-        self.occasion.seed(batch)
+        data = self._anew(batch)
         module = self.occasion.module
         real = {plain_name(name): name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
-        names = list(self.coordinates.tensors)
-        with warnings.catch_warnings(), torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
-            warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, when it loads its formulas
-            values = {
-                f"module.{real[names[index]]}": forward_ad.make_dual(
-                    self.coordinates.tensors[names[index]].detach(), tangent
-                )
-                for index, tangent in tangents.items()
-            }
+        with torch.enable_grad(), _forward_mode():
+            values = {}
+            for index, (name, tensor) in enumerate(self.coordinates.tensors.items()):
+                plain = tensor.detach()  # no graph is wanted
+                dual = forward_ad.make_dual(plain, tangents[index]) if index in tangents else plain
+                values[f"module.{real[name]}"] = dual
             losses, classes = torch.func.functional_call(
-                _Losses(module, self.losses_of), values, (batch.data,), tie_weights=True
+                _Losses(module, self.losses_of), values, (data,), tie_weights=True
             )
             slopes = forward_ad.unpack_dual(losses).tangent
         slopes = torch.zeros_like(losses) if slopes is None else slopes
         return slopes.detach().cpu().double(), classes
 
-    def _backward(self, batch: Batch, pieces: Sequence[Tensor], moving: Sequence[Sequence[int]], by_class: Tensor) -> None:
+    def _backward(
+        self, batch: Batch, pieces: Sequence[Tensor], moving: Sequence[Sequence[int]], by_class: Tensor
+    ) -> None:
+        """Add the derivatives of each class's losses along the moving layers."""
         tensors = list(self.coordinates.tensors.values())
         chosen = [index for layer in moving for index in layer]
-        self.occasion.seed(batch)
+        data = self._anew(batch)
         with torch.enable_grad():
-            losses, classes = self.losses_of(self.occasion.module, batch.data)
+            losses, classes = self.losses_of(self.occasion.module, data)
             for row, label in enumerate(self.classes.tolist()):
                 total = losses[classes == label].sum()
                 grads = torch.autograd.grad(
@@ -143,6 +166,31 @@ class ExampleLosses:
                 dots = {i: float((g.double() * pieces[i].double()).sum()) for i, g in zip(chosen, grads, strict=True)}
                 for number, layer in enumerate(moving):
                     by_class[row, number] += sum(dots[i] for i in layer)
+
+
+@contextmanager
+def _forward_mode() -> Iterator[None]:
+    """Forward-mode products inside, through operations that have one, and not through ``torch.no_grad()``."""
+    fast_path, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch._C._set_mkldnn_enabled(False)  # the public ``mkldnn.flags`` warns; checked on torch 2.6.0 and 2.13.0
+    try:
+        with warnings.catch_warnings(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), _HiddenWithoutGrad():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, when it loads its formulas
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        torch._C._set_mkldnn_enabled(onednn)
+
+
+class _HiddenWithoutGrad(TorchFunctionMode):
+    """What the module hides from gradients, such as a teacher, it hides from forward-mode products too."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.is_grad_enabled():
+            return func(*args, **(kwargs or {}))
+        with forward_ad._set_fwd_grad_enabled(False):
+            return func(*args, **(kwargs or {}))
 
 
 class _Losses(nn.Module):

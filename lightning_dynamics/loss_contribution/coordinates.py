@@ -102,11 +102,13 @@ def channels_of(module: nn.Module, shapes: Mapping[str, torch.Size]) -> dict[str
     Tensors of one layer whose names differ only in ``weight`` and ``bias`` (``weight_ih_l0``, ``bias_ih_l0``) belong
     to the same channels, if they have equally many.
     """
-    transposed = {
-        plain_name(f"{name}.weight" if name else "weight"): layer.groups
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.modules.conv._ConvTransposeNd)
-    }
+    transposed: dict[str, int] = {}
+    for prefix, layer in module.named_modules():
+        if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+            # Also what ``torch.nn.utils.parametrizations`` makes of it: the direction has the weight's own shape.
+            for name, parameter in layer.named_parameters():
+                if parameter.ndim == layer.weight.ndim and parameter.shape == layer.weight.shape:
+                    transposed[plain_name(f"{prefix}.{name}" if prefix else name)] = layer.groups
     found: dict[str, Channels] = {}
     sizes: dict[str, int] = {}
     for name, shape in shapes.items():

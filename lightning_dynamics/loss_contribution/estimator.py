@@ -39,7 +39,7 @@ class Attribution:
             ``loss_start`` is not finite.
         residual: ``loss_end - loss_start`` minus the sum of all contributions: the error of the rule.
         nodes: ``(α, weight)`` of every point at which the gradient was taken, in the order in which it was.
-        resolved: whether ``|residual| <= tolerance``; always True for rules without a tolerance.
+        resolved: whether ``|residual| <= tolerance``; without a tolerance, whether it is finite.
     """
 
     contributions: dict[str, Tensor]
@@ -94,7 +94,8 @@ def attribute(
         Contributions in float64, with the true residual.
 
     Raises:
-        ValueError: names or shapes that do not fit, an unknown rule, ``max_splits`` not a power of 2.
+        ValueError: names or shapes that do not fit, complex tensors, an unknown rule, ``max_splits`` not a power
+            of 2.
 
     Cost: as in the table, each one a full forward and backward pass of the caller's loss; memory: three copies
     of the parameters in float64 beside the caller's.
@@ -102,9 +103,17 @@ def attribute(
     check_rule(rule, tolerance, max_splits)
     if {name: tensor.shape for name, tensor in start.items()} != {name: tensor.shape for name, tensor in end.items()}:
         raise ValueError("`start` and `end` must have the same names and shapes")
-    first, gradient = loss_and_grad(dict(start)) if at_start is None else at_start
-    last, gradient_end = loss_and_grad(dict(end))
-    loss_start, loss_end = float(first), float(last)
+    if any(tensor.is_complex() for tensor in start.values()):
+        raise ValueError("complex parameters are not supported: give their real and imaginary parts")
+    start, end = [{name: tensor.detach() for name, tensor in point.items()} for point in (start, end)]
+
+    def evaluate(point: Mapping[str, Tensor]) -> tuple[float, Gradient]:
+        """With tensors of its own, which may be made to require gradients."""
+        loss, gradient = loss_and_grad({name: tensor.detach() for name, tensor in point.items()})
+        return float(loss), {name: value.detach() for name, value in gradient.items()}
+
+    loss_start, gradient = evaluate(start) if at_start is None else (float(at_start[0]), at_start[1])
+    loss_end, gradient_end = evaluate(end)
     delta = {name: end[name].double() - tensor.double() for name, tensor in start.items()}
     if not (math.isfinite(loss_start) and math.isfinite(loss_end)):
         undefined = {name: torch.full_like(change, math.nan) for name, change in delta.items()}
@@ -125,7 +134,7 @@ def attribute(
         ends = (1.0, 0.0) if rule == "left" else (0.5, 0.5)
         parts, residual = split(ends, (gradient, gradient_end))
         nodes = tuple(zip((0.0, 1.0), ends, strict=True))
-        return Attribution(parts, loss_start, loss_end, gradient_end, residual, nodes, True)
+        return Attribution(parts, loss_start, loss_end, gradient_end, residual, nodes, math.isfinite(residual))
 
     # Composite Simpson: (ends + 4 · midpoints of the intervals + 2 · points between them) / (6 · intervals).
     intervals = 1
@@ -135,10 +144,10 @@ def attribute(
         midpoints: dict[str, Tensor] = {}
         for number in range(intervals):
             alphas.append((number + 0.5) / intervals)
-            _add(midpoints, loss_and_grad({name: torch.lerp(start[name], end[name], alphas[-1]) for name in start})[1])
+            _add(midpoints, evaluate({name: torch.lerp(start[name], end[name], alphas[-1]) for name in start})[1])
         unit = 1 / (6 * intervals)
         parts, residual = split((unit, unit, 4 * unit, 2 * unit), (gradient, gradient_end, midpoints, between))
-        resolved = rule == "simpson" or abs(residual) <= tolerance
+        resolved = math.isfinite(residual) and (rule == "simpson" or abs(residual) <= tolerance)
         if resolved or 2 * intervals >= max_splits or not math.isfinite(residual):
             break
         _add(between, midpoints)

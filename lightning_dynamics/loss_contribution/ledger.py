@@ -130,17 +130,18 @@ class Ledger:
                 state[key] = state[key].to(contributions.device)
         sums = torch.stack([piece.sum() for piece in contributions.split(self.sizes)]).cpu()
         signs = contributions.sign().to(torch.int8)
-        helping, hurting = (self._per_tensor(signs == sign) for sign in (-1, 1))
+        helping, hurting = self._count(signs)
         state["totals"] += sums
         state["counts"][0] += helping
         state["counts"][1] += hurting
         if self.elements:
             state["element_totals"] += contributions
-            state["element_hurts"] += signs > 0
-            agreement = signs * state["element_signs"]
-            state["counts"][2] += self._per_tensor(agreement < 0)
-            state["counts"][3] += self._per_tensor(agreement != 0)
-            torch.where(signs != 0, signs, state["element_signs"], out=state["element_signs"])
+            state["element_hurts"] += signs.clamp(min=0)
+            flips, repeats = self._count(signs * state["element_signs"])
+            state["counts"][2] += flips
+            state["counts"][3] += flips + repeats
+            # The sign of a contribution of zero is the one before.
+            state["element_signs"].mul_(1 - signs.abs()).add_(signs)
         state["codes"] += torch.bincount(_code(contributions), minlength=_CODES).cpu()
         squares = contributions * contributions
         moments = (contributions.sum(), squares.sum(), squares @ contributions, squares @ squares)
@@ -157,8 +158,11 @@ class Ledger:
         state["classes"] += by_class
         self.series.add(torch.cat([head, sums, by_class]))
 
-    def _per_tensor(self, flags: Tensor) -> Tensor:
-        return torch.stack([piece.count_nonzero() for piece in flags.split(self.sizes)]).cpu()
+    def _count(self, signs: Tensor) -> tuple[Tensor, Tensor]:
+        """How many of each tensor are -1, and how many 1; sums of int8 take a fraction of a comparison's time."""
+        sums = [piece.sum() for values in (signs, signs.abs()) for piece in values.split(self.sizes)]
+        total, nonzero = torch.stack(sums).cpu().view(2, -1)
+        return (nonzero - total) // 2, (nonzero + total) // 2
 
     def _enter_channels(self, contributions: Tensor) -> None:
         kept = self.state["channels"]

@@ -127,7 +127,7 @@ class LossContributionResult(Result):
 
     @property
     def relative_residual(self) -> float:
-        """\\|sum of contributions - loss change\\| / \\|loss change\\| from the start until now; NaN before any."""
+        """Size of the sum of all residuals, over the size of the loss change so far; NaN before any."""
         change = self.loss - self.initial_loss
         return abs(self.total_residual) / abs(change) if change else float("nan")
 

@@ -27,10 +27,6 @@ class Point:
     coordinates: Tensor
     buffers: Mapping[str, Tensor]
 
-    def is_at(self, other: Point) -> bool:
-        """Bit for bit; NaN is nowhere."""
-        return torch.equal(self.coordinates, other.coordinates) and self.has_buffers_of(other)
-
     def has_buffers_of(self, other: Point) -> bool:
         """Whether the buffers are the same."""
         return all(torch.equal(value, other.buffers[name]) for name, value in self.buffers.items())
@@ -47,7 +43,9 @@ class Segment:
         residual: loss change minus contributions minus ``buffers``.
         buffers: the loss change that buffers made which moved beside the parameters.
         resolved: whether the rule reached its tolerance.
+        moved: whether anything did.
         next: loss and gradient at the end.
+        is_finite: whether everything on the way was; if not, but at both ends, all of the change is residual.
         by_example: weighted sum of :meth:`ExampleLosses.along` over the nodes, this process's part; None if not
             asked for.
     """
@@ -58,13 +56,10 @@ class Segment:
     residual: float
     buffers: float
     resolved: bool
+    moved: bool
     next: Value
     by_example: Tensor | None
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether everything on the way was."""
-        return math.isfinite(self.residual) and math.isfinite(self.loss_end)
+    is_finite: bool = True
 
 
 def attributed(
@@ -73,6 +68,8 @@ def attributed(
     coordinates: Coordinates,
     evaluate: Callable[[Sequence[bool]], Value],
     *,
+    delta: Tensor,
+    moved: Sequence[bool],
     known: Value | None,
     wanted: Sequence[bool],
     rule: Rule,
@@ -90,6 +87,8 @@ def attributed(
         end: of the segment.
         coordinates: of the module.
         evaluate: loss and gradient where the module is.
+        delta: ``(P,)`` float64, from start to end.
+        moved: the tensors that did.
         known: loss and gradient at the start, if they are known.
         wanted: the tensors that can contribute.
         rule: see :func:`~lightning_dynamics.loss_contribution.estimator.attribute`, as the next two.
@@ -97,7 +96,6 @@ def attributed(
         max_splits: likewise.
         examples: if contributions are to be split by example and class, too.
     """
-    delta = end.coordinates.double() - start.coordinates.double()
     slopes: list[Tensor] = []
 
     def loss_and_grad(point: dict[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
@@ -111,10 +109,10 @@ def attributed(
     if known is None or not known.serves(wanted):
         coordinates.move(start.coordinates)
         known = evaluate(wanted)
-    if start.is_at(end):
+    if not any(moved) and start.has_buffers_of(end):
         nothing = torch.zeros_like(delta)
         by_example = None if examples is None else nothing.new_zeros(examples.width).cpu()
-        return Segment(nothing, known.loss, known.loss, 0.0, 0.0, True, known, by_example)
+        return Segment(nothing, known.loss, known.loss, 0.0, 0.0, True, False, known, by_example)
     if examples is not None:
         coordinates.move(start.coordinates)
         slopes.append(examples.along(delta))
@@ -129,24 +127,31 @@ def attributed(
     )
     by_example = None
     if slopes:
-        by_example = torch.stack([weight * slope for (_, weight), slope in zip(found.nodes, slopes, strict=True)]).sum(0)
+        weighted = [weight * slope for (_, weight), slope in zip(found.nodes, slopes, strict=True)]
+        by_example = torch.stack(weighted).sum(0)
     if found.gradient_end is None:  # no finite loss at one of the ends
         following = Value(math.nan, delta, tuple(wanted))
     else:
         following = Value(found.loss_end, found.gradient_end["all"], tuple(wanted))
-    jump = 0.0
-    if not start.has_buffers_of(end) and found.is_finite:
+    contributions, residual, jump = found.contributions["all"], found.residual, 0.0
+    if not math.isfinite(residual) and math.isfinite(found.loss_start) and math.isfinite(found.loss_end):
+        # Finite at both ends, but not on the way: nothing can be said of it, but where it led is known.
+        contributions, residual = torch.zeros_like(delta), found.loss_end - found.loss_start
+        by_example = None if by_example is None else torch.zeros_like(by_example)
+    if not start.has_buffers_of(end) and math.isfinite(residual):
         coordinates.move(end.coordinates)
         coordinates.move_buffers(end.buffers)
         following = evaluate(wanted)
         jump = following.loss - found.loss_end
     return Segment(
-        found.contributions["all"],
+        contributions,
         found.loss_start,
         following.loss,
-        found.residual,
+        residual,
         jump,
         found.resolved,
+        True,
         following,
         by_example,
+        is_finite=found.is_finite,
     )

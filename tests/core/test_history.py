@@ -55,7 +55,7 @@ class Heavy(Result):
 def heavy(count: int, start: History[Heavy] | None = None) -> History[Heavy]:
     kept: History[Heavy] = History(8) if start is None else start
     for step in range(0 if kept.last is None else kept.last.step + 1, count):
-        kept.add(Heavy(epoch=0, step=step, num_examples=1, load=[step]))
+        kept.add(Heavy(epoch=0, step=step, num_examples=1, load=[step]), step)
     return kept
 
 
@@ -75,3 +75,27 @@ def test_condensed_results_in_a_state(cut: int) -> None:
     assert resumed.last is not None and resumed.last.load == [cut - 1]
     found, truth = heavy(40, resumed), heavy(40)
     assert [(r.step, r.load) for r in found.results()] == [(r.step, r.load) for r in truth.results()]
+
+
+def test_results_that_are_made_when_somebody_asks() -> None:
+    """Each from what it was made of at its time, and none that nobody needs."""
+    books: list[int] = []
+    made: list[int] = []
+
+    def make() -> Heavy:
+        made.append(len(books) - 1)
+        return Heavy(epoch=0, step=len(books) - 1, num_examples=1, load=list(books))
+
+    kept: History[Heavy] = History(8)
+    for step in range(100):
+        kept.settle()
+        books.append(step)
+        kept.add(make, step)
+        assert kept.step == step
+    assert len(made) < 40, "most are never made"
+    results = kept.results()
+    assert results == kept.results() and len(made) == len(set(made)), "none is made twice"
+    truth = heavy(100).results()
+    assert [(r.step, r.load) for r in results[:-1]] == [(r.step, []) for r in truth[:-1]]
+    assert results[-1].load == list(range(100))
+    assert History[Heavy]().last is None and History[Heavy]().step is None

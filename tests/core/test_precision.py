@@ -41,16 +41,17 @@ def test_inside_and_afterwards(precision: str, convolutions: bool) -> None:
     before = settings()
     with full_precision():
         inside = settings()
-        assert torch.get_float32_matmul_precision() == "highest"
         with full_precision():
             assert settings() == inside
         assert settings() == inside
         if NEW:
-            reduced = {n: p for n, p in inside.items() if n not in ("all", "cudnn", "mkldnn") and p not in ("ieee", "none")}
+            reduced = {
+                n: p for n, p in inside.items() if n not in ("all", "cudnn", "mkldnn") and p not in ("ieee", "none")
+            }
             assert reduced == {}
         else:
-            assert not torch.backends.cudnn.allow_tf32
-    assert settings() == before
+            assert inside == {"products": "highest", "convolutions": False}
+    assert settings() == before and torch.get_float32_matmul_precision() == precision
 
 
 def test_products_are_full() -> None:

@@ -48,5 +48,7 @@ def test_every_kind_of_moment_is_answered_with_a_bool() -> None:
 
 def test_never() -> None:
     kinds: tuple[Any, ...] = ("start", "step", "epoch", "end")
-    assert [Never().due(Moment(kind, epoch, step)) for kind in kinds for epoch in (0, 7) for step in (0, 1)] == [False] * 16
+    assert [Never().due(Moment(kind, epoch, step)) for kind in kinds for epoch in (0, 7) for step in (0, 1)] == [
+        False
+    ] * 16
     assert Never() == Never() and {Never(): 1}[Never()] == 1

@@ -30,7 +30,9 @@ def run(
     return watched, spy, R.loss_on(module, watched.probe_batches)
 
 
-def check(result: LossContributionResult, events: list[R.Point], points: list[R.Point], loss: R.Loss, **tol: Any) -> None:
+def check(
+    result: LossContributionResult, events: list[R.Point], points: list[R.Point], loss: R.Loss, **tol: Any
+) -> None:
     """Everything in a result that can be added up by brute force, but what comes from bins."""
     losses = np.array([R.value(loss, point) for point in points])
     R.assert_close(result.losses, losses[1:])
@@ -306,7 +308,6 @@ def test_dropout_is_off_and_noise_is_frozen(tmp_path: Any) -> None:
         assert float(result.losses[number]) == pytest.approx(sum(w * R.value(f, named) for f, w in parts), rel=1e-12)
 
 
-@pytest.mark.xfail(strict=True, reason="`loss_fn` is not in `identity`: Lightning refuses two callbacks of one state key")
 def test_two_callbacks_for_two_losses(tmp_path: Any) -> None:
     a, b = R.callback(), R.callback(loss_fn="tests.house.models.cross_entropy")
     R.fit(tmp_path, R.Task(R.mlp()), R.vectors(), a, b)

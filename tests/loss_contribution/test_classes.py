@@ -74,7 +74,10 @@ def test_both_ways_against_a_backward_pass_per_example(tmp_path: Path, layers: i
 
 @pytest.mark.parametrize("layers", [2, 5])
 def test_many_nodes(tmp_path: Path, layers: int) -> None:
-    watched, module = R.callback(per_class=True, **(R.EXACT | {"tolerance": 1e-9})), R.Task(deep(layers), lambda p: torch.optim.Adam(p, 0.05))
+    watched, module = (
+        R.callback(per_class=True, **(R.EXACT | {"tolerance": 1e-9})),
+        R.Task(deep(layers), lambda p: torch.optim.Adam(p, 0.05)),
+    )
     R.fit(tmp_path, module, R.vectors(), watched)
     closes(watched.last_result)
     total = sum(watched.last_result.per_class.values())
@@ -102,7 +105,6 @@ class InPlace(R.Task):
         return self.net(x.mul_(0.5).add_(1))
 
 
-@pytest.mark.xfail(strict=True, reason="`along` runs one batch several times: from the second pass on it is another")
 @pytest.mark.parametrize("layers", [2, 5])
 def test_a_module_that_changes_its_batch(tmp_path: Path, layers: int) -> None:
     watched = R.callback(per_class=True)
@@ -131,10 +133,7 @@ class Teacher(R.Task):
         self.on_train_batch_end()
 
 
-_SEEN = "forward-mode products see through `torch.no_grad()`, gradients do not: class sums are not the total"
-
-
-@pytest.mark.parametrize("hidden", [pytest.param("no_grad", marks=pytest.mark.xfail(strict=True, reason=_SEEN)), "detach"])
+@pytest.mark.parametrize("hidden", ["no_grad", "detach"])
 def test_what_gradients_do_not_see_classes_do_not_see(tmp_path: Path, hidden: str) -> None:
     class Detached(Teacher):
         def forward(self, x: Tensor) -> Tensor:
@@ -179,7 +178,9 @@ class Attentive(nn.Module):
         self.embed = nn.Embedding(10, 4)
         self.whole = whole
         self.attention = (
-            nn.TransformerEncoderLayer(4, 2, 8, batch_first=True) if whole else nn.MultiheadAttention(4, 2, batch_first=True)
+            nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+            if whole
+            else nn.MultiheadAttention(4, 2, batch_first=True)
         )
         self.head = nn.Linear(4, 3)
 
@@ -197,30 +198,8 @@ TOKEN_NETS: dict[str, Any] = {
 }
 
 
-_NO_FORWARD_MODE = {
-    ("LSTM", torch.float32): "oneDNN's LSTM has no forward mode",
-    ("sparse embedding", torch.float32): "oneDNN's LSTM has no forward mode",
-    ("attention", torch.float32): "the fast path of attention has no forward mode",
-    ("attention", torch.float64): "the fast path of attention has no forward mode",
-    ("transformer", torch.float32): "the fast path of the encoder layer has no forward mode",
-    ("transformer", torch.float64): "the fast path of the encoder layer has no forward mode",
-}
-
-
-@pytest.mark.parametrize(
-    ("kind", "dtype"),
-    [
-        pytest.param(
-            kind,
-            dtype,
-            marks=[pytest.mark.xfail(strict=True, reason=_NO_FORWARD_MODE[kind, dtype])]
-            if (kind, dtype) in _NO_FORWARD_MODE
-            else [],
-        )
-        for kind in TOKEN_NETS
-        for dtype in (torch.float32, torch.float64)
-    ],
-)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", TOKEN_NETS)
 def test_networks_on_tokens(tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
     sgd: Any = lambda p: torch.optim.SGD(p, 0.1)  # noqa: E731
     watched, spy = R.callback(per_class=True), R.Spy()

@@ -117,7 +117,6 @@ def test_a_channel_is_what_one_output_depends_on(kind: str) -> None:
             assert int(sums.sum()) == int((grad != 0).sum())
 
 
-@pytest.mark.xfail(strict=True, reason="a parametrized transposed convolution is split by its input channels")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_channels_of_a_weight_normalised_transposed_convolution() -> None:
     module = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.ConvTranspose1d(4, 6, 3), dim=1))

@@ -91,7 +91,7 @@ def test_order_of_convergence(rule: Any, order: int) -> None:
     """Halving the step divides the error of the contributions by 2^order."""
     start, far = random_points(1, 0.5)
     errors = []
-    for size in (0.04, 0.02, 0.01):
+    for size in (0.02, 0.01, 0.005):
         end = R.between(start, far, size)
         found = attribute(counted(wavy)[0], start, end, rule=rule)
         truth = R.contributions(wavy, start, end)
@@ -136,9 +136,7 @@ def test_nodes_are_used_again_and_splits_respected(splits: int) -> None:
     start, end = random_points(2, 2.0)
     loss_and_grad, asked = counted(wavy)
     known = (R.value(wavy, start), R.gradient(wavy, start))
-    found = attribute(
-        loss_and_grad, start, end, rule="adaptive", tolerance=1e-300, max_splits=splits, at_start=known
-    )
+    found = attribute(loss_and_grad, start, end, rule="adaptive", tolerance=1e-300, max_splits=splits, at_start=known)
     assert not found.resolved and found.is_finite and abs(found.residual) > 0
     assert len(asked) == splits, "every node once, and the start not at all"
     alphas = [alpha for alpha, _ in found.nodes]
@@ -309,7 +307,6 @@ def test_no_movement_is_no_contribution() -> None:
         assert not stacked(found.contributions).any() and found.residual == 0 and found.resolved
 
 
-@pytest.mark.xfail(strict=True, reason="`attribute` does not detach `start` and `end`: contributions carry a graph")
 def test_parameters_leave_no_graph_behind() -> None:
     """``dict(module.named_parameters())`` is what a user has at hand."""
     start, end = ({n: torch.nn.Parameter(t) for n, t in p.items()} for p in random_points())
@@ -317,7 +314,6 @@ def test_parameters_leave_no_graph_behind() -> None:
     assert not any(t.requires_grad for t in found.contributions.values())
 
 
-@pytest.mark.xfail(strict=True, reason="`attribute` does not detach `start` and `end`: contributions carry a graph")
 def test_a_callable_that_makes_leaves_of_what_it_gets() -> None:
     start, end = random_points()
 
@@ -338,7 +334,6 @@ def test_a_gradient_of_another_shape_is_refused() -> None:
         attribute(lambda point: (0.0, {"a": torch.ones(1)}), start, end, rule="trapezoid")
 
 
-@pytest.mark.xfail(strict=True, reason="RuntimeError about a cast, or a silent one with a real gradient")
 @pytest.mark.filterwarnings("ignore:.*discards the imaginary part")
 def test_complex_parameters_are_refused() -> None:
     z = {"a": torch.tensor([1 + 1j])}

@@ -85,7 +85,7 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set in any process."""
-        return flag if self.size == 1 else bool(self.sum(torch.tensor([float(flag)])) > 0)
+        return flag if self.size == 1 else bool(self.sum(torch.tensor([float(flag)], dtype=torch.float32)) > 0)
 
     def together(self, work: Callable[[], T]) -> T:
         """Do this process's own work, and go on only if it went well in all of them.

@@ -280,7 +280,7 @@ def main() -> None:
         return
     if arguments.only != "residuals":
         for net in [arguments.net] if arguments.net else NETS:
-            compare(net, {"MLP": 60, "ResNet-20": 7}[net] // (4 if arguments.quick else 1))
+            compare(net, {"MLP": 60, "ResNet-20": 5}[net] // (5 if arguments.quick else 1))
     if arguments.only != "cost":
         residuals(2 if arguments.quick else 10)
 

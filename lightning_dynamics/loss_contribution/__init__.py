@@ -3,5 +3,14 @@
 from lightning_dynamics.loss_contribution.callback import LossContributionCallback
 from lightning_dynamics.loss_contribution.estimator import Attribution, attribute
 from lightning_dynamics.loss_contribution.result import LossContributionResult
+from lightning_dynamics.loss_contribution.synchrony import Synchrony, peaks, synchrony
 
-__all__ = ["Attribution", "LossContributionCallback", "LossContributionResult", "attribute"]
+__all__ = [
+    "Attribution",
+    "LossContributionCallback",
+    "LossContributionResult",
+    "Synchrony",
+    "attribute",
+    "peaks",
+    "synchrony",
+]

@@ -62,9 +62,10 @@ class LossContributionCallback(AnalysisCallback):
     known (the loss itself is measured) and always shown: the residual.
 
     L is the loss on a fixed probe: without augmentation (random draws are made once and frozen), dropout off, as the
-    module's ``training_step`` computes it, a mean over examples. Weight decay of the optimizer moves parameters, but
-    its penalty is no part of L; nor is it in the paper's code. A penalty that ``training_step`` adds is: give
-    ``loss_fn`` to leave it out. A path is followed wherever the parameters go, whoever moves them: several
+    module's ``training_step`` computes it, a mean over examples; it must not change by itself (an annealed weight in
+    the loss would be taken for a residual), nor talk to other processes. Weight decay of the optimizer moves
+    parameters, but its penalty is no part of L; nor is it in the paper's code. A penalty that ``training_step`` adds
+    is: give ``loss_fn`` to leave it out. A path is followed wherever the parameters go, whoever moves them: several
     optimizers, manual optimisation, clipping, weight averaging. A step that AMP skips moves nothing and counts as
     nothing. Tied weights count once; frozen parameters contribute zero, and their share when they are unfrozen.
 
@@ -106,7 +107,8 @@ class LossContributionCallback(AnalysisCallback):
         rule: ``"left"``, ``"trapezoid"``, ``"simpson"`` (the paper's Runge-Kutta) or ``"adaptive"`` (the paper's code).
         tolerance: of ``"adaptive"``: largest residual of an event, in units of the loss.
         max_splits: of ``"adaptive"``: at most so many gradients per event. Events that need more are counted.
-        batchnorm: ``"batch"``: statistics of the probe's minibatches, which never change: what the paper's code does.
+        batchnorm: ``"batch"``: statistics of the probe's minibatches, which never change: what the paper's code does
+            (in all layers, also those that the module keeps in eval mode).
             ``"frozen"``: running statistics, as the deployed network; the loss change that their moving makes is a
             line of its own (``buffers``). ``"attributed"``: running statistics are further coordinates of the path,
             with contributions of their own, and everything adds up.

@@ -41,10 +41,9 @@ def layer_rates(result: LossContributionResult) -> Tensor:
 
 
 def overall_flip_rate(result: LossContributionResult) -> float:
-    """How often an element's contribution changes sign: mean over elements, or over parameters without them."""
+    """How often an element's contribution changes sign: mean over elements."""
     rates = torch.tensor(list(result.flip_rate.values()), dtype=torch.float64)
-    elements = result.parameter_totals
-    sizes = [elements[name].numel() if elements else 1 for name in result.flip_rate]
+    sizes = [math.prod(result.shapes[name]) for name in result.flip_rate]
     weights = torch.tensor(sizes, dtype=torch.float64) * rates.isfinite()
     return ratio(float((rates.nan_to_num() * weights).sum()), float(weights.sum()))
 

@@ -91,11 +91,9 @@ def drawn(result: LossContributionResult) -> list[str]:
     return [name for name, tile in result.mosaic.items() if tile.numel()]
 
 
-def shapes(result: LossContributionResult, names: list[str]) -> list[str] | None:
-    """Shapes of parameters, to be written beside their pictures; None if they are not known."""
-    if any(name not in result.parameter_totals for name in names):
-        return None
-    return [shape_text(result.parameter_totals[name].shape) for name in names]
+def shapes(result: LossContributionResult, names: list[str]) -> list[str]:
+    """Shapes of parameters, to be written beside their pictures."""
+    return [shape_text(result.shapes[name]) for name in names]
 
 
 def bar_limits(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -85,17 +85,16 @@ def values(result: LossContributionResult) -> Table:
     everything = sum(result.totals.values())
     rows: list[list[Cell]] = []
     for name, total in result.totals.items():
-        elements = result.parameter_totals.get(name)
+        shape = result.shapes[name]
         numbers = [
             total,
             ratio(total, everything),
-            ratio(total, elements.numel()) if elements is not None else math.nan,
+            ratio(total, math.prod(shape)),
             result.tensor_helping.get(name, math.nan),
             result.tensor_hurting.get(name, math.nan),
             result.flip_rate.get(name, math.nan),
         ]
-        shape = "" if elements is None else shape_text(elements.shape)
-        row: list[Cell] = [name, layer_of.get(name, ""), shape]
+        row: list[Cell] = [name, layer_of.get(name, ""), shape_text(shape)]
         rows.append(row + [value if math.isfinite(value) else None for value in numbers])
     columns = ["parameter", "layer", "shape", "total", "share", "mean per element", "helping", "hurting", "flip rate"]
     what = (

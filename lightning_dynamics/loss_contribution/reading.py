@@ -55,7 +55,7 @@ def read_books(
     elements = main.element_totals()
     cells = plan(main.shapes) if elements else {}
     classes = memory.get("classes")
-    first = LOSS_COLUMNS
+    first = HURTING + 1  # the columns of the tensors
     return LossContributionResult(
         epoch=occasion.moment.epoch,
         step=occasion.moment.step,
@@ -63,6 +63,7 @@ def read_books(
         totals=totals,
         per_layer={layer: sum(totals[name] for name in members) for layer, members in layers.items()},
         layers=layers,
+        shapes={name: list(shape) for name, shape in main.shapes.items()},
         channels={unit: sums.clone() for unit, sums in main.state["channels"].items()},
         parameter_totals=elements,
         initial_step=memory["initial_step"],
@@ -107,9 +108,6 @@ def read_books(
     )
 
 
-LOSS_COLUMNS = HURTING + 1
-
-
 def _by_class(classes: Tensor, totals: Tensor) -> dict[str, float]:
     return dict(zip(map(str, classes.tolist()), totals.tolist(), strict=True))
 
@@ -129,5 +127,5 @@ def _contrast(
         "per_layer": {layer: sum(totals[name] for name in members) for layer, members in layers.items()},
         "losses": rows[:, LOSS].clone(),
         "residuals": rows[:, RESIDUAL].clone(),
-        "per_step": rows[:, LOSS_COLUMNS : LOSS_COLUMNS + len(totals)].clone(),
+        "per_step": rows[:, HURTING + 1 : HURTING + 1 + len(totals)].clone(),
     }

@@ -27,6 +27,7 @@ class LossContributionResult(Result):
         totals: parameter's name to its cumulative contribution, in the module's order.
         per_layer: layer's name to the sum over its parameters.
         layers: layer's name to the names of its parameters.
+        shapes: parameter's name to its shape.
         channels: layer's name to ``(C,)``: cumulative per neuron or output channel, weights and bias together.
         parameter_totals: parameter's name to the cumulative contribution of each of its elements, in its shape;
             empty with ``per_parameter=False``.
@@ -37,7 +38,8 @@ class LossContributionResult(Result):
         per_step: ``(T, tensors)`` contributions in each row, columns in the order of ``totals``.
         residuals: ``(T,)`` true loss change minus the sum of all contributions, minus ``buffers``.
         buffers: ``(T,)`` loss change that moving buffers (running statistics) made, not the parameters.
-        helping_share: ``(T,)`` share of the parameters' elements whose contribution is below 0, 0 to 1.
+        helping_share: ``(T,)`` share of the elements of all tensors of ``totals`` (with ``batchnorm="attributed"``
+            running statistics among them) whose contribution is below 0, 0 to 1.
         hurting_share: ``(T,)`` the same above 0; the rest is exactly 0.
         events: ``(T,)`` int64, how many events each row adds up.
         total_residual: sum over events of the residual.
@@ -78,6 +80,7 @@ class LossContributionResult(Result):
     totals: dict[str, float]
     per_layer: dict[str, float]
     layers: dict[str, list[str]]
+    shapes: dict[str, list[int]]
     channels: dict[str, Tensor]
     parameter_totals: dict[str, Tensor]
     initial_step: int

@@ -24,6 +24,7 @@ from torch.utils.data import (
     Subset,
     SubsetRandomSampler,
     TensorDataset,
+    default_collate,
 )
 
 from lightning_dynamics.core import probe as module_under_test
@@ -467,3 +468,47 @@ def test_the_cache_limit_counts_what_lies_on_the_device() -> None:
     assert size(meta) == 24
     assert size({"a": [meta, (meta, "text")], "b": None}) == 48
     assert size(UserDict(a=meta)) == 24
+
+
+# ---- what is handed out ------------------------------------------------------------------------------------
+
+
+def numbers() -> Probe:
+    data = TensorDataset(torch.arange(16.0).reshape(8, 2), torch.arange(8))
+    return plain_probe(data, collate=default_collate)
+
+
+def test_a_caller_that_leaves_its_copy_alone_is_handed_the_tensors_themselves() -> None:
+    probe = numbers()
+    first, second, third = (probe.batch(0).data for _ in range(3))
+    assert first[0].data_ptr() != second[0].data_ptr() == third[0].data_ptr()
+    assert second is not third, "containers are always the caller's own"
+    second.pop()
+    assert len(probe.batch(0).data) == 2
+
+
+@pytest.mark.parametrize("calls_before", [0, 1, 2, 5])
+def test_whenever_a_caller_changes_its_batch_the_next_one_is_as_read(calls_before: int) -> None:
+    probe = numbers()
+    expected = numbers().batch(0).data
+    for _ in range(calls_before):
+        probe.batch(0)
+    for _ in range(3):
+        images, labels = probe.batch(0).data
+        assert torch.equal(images, expected[0]) and torch.equal(labels, expected[1])
+        assert not images.requires_grad
+        images.mul_(2.0)
+        labels.add_(1)
+        images.requires_grad_()
+
+
+def test_what_cannot_be_compared_is_copied_every_time() -> None:
+    class Custom:
+        def __init__(self, images: Any) -> None:
+            self.images = torch.stack([image for image, _ in images])
+
+    probe = plain_probe(TensorDataset(torch.ones(8, 2), torch.arange(8)), collate=Custom)
+    for _ in range(3):
+        batch = probe.batch(0).data
+        assert bool((batch.images == 1).all())
+        batch.images.data.zero_()  # unseen by torch's count of changes

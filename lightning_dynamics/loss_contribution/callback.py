@@ -13,12 +13,13 @@ from torch import Tensor
 
 from lightning_dynamics.core.callback import AnalysisCallback, Data, OnError
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import LossFn, PredictFn, function_named, loss
+from lightning_dynamics.core.objective import LossFn, PredictFn, function_named
 from lightning_dynamics.core.occasion import Occasion
 from lightning_dynamics.core.probe import Probe
 from lightning_dynamics.core.result import Result
 from lightning_dynamics.core.schedule import Due, Never, Schedule
 from lightning_dynamics.loss_contribution.batchnorm import BATCHNORM_MODES, BatchNormMode, running_statistics
+from lightning_dynamics.loss_contribution.checks import check_loss, check_parameters
 from lightning_dynamics.loss_contribution.classes import ExampleLosses, ExampleLossFn, cross_entropies
 from lightning_dynamics.loss_contribution.coordinates import Coordinates, channels_of, layers_of
 from lightning_dynamics.loss_contribution.estimator import Rule, check_rule
@@ -97,8 +98,9 @@ class LossContributionCallback(AnalysisCallback):
     So with the default probe and training minibatches of 250, every step costs 8 further ones; 1.6 with
     ``every_n_train_steps=5``. One pass more with ``batchnorm="frozen"`` if there are running statistics, and as many
     again with ``second_data``. ``per_class``: see there. Memory, however long the training: the parameters, their
-    gradient in float64, and 13 bytes per parameter of statistics (none with ``per_parameter=False``); during an
-    event four more copies in float64. Checkpoints grow by the parameters and those 13 bytes.
+    gradient in float64 (one per probe), and 13 bytes per parameter of statistics (none with
+    ``per_parameter=False``); during an event four more copies in float64. Checkpoints grow by the parameters, those 13
+    bytes, and a few megabytes.
 
     Args:
         data: ``"train"``, ``"val"``, a Dataset or a DataLoader.
@@ -211,21 +213,10 @@ class LossContributionCallback(AnalysisCallback):
     # ---- before training -----------------------------------------------------------------------------------
 
     def prepare(self, occasion: Occasion) -> None:
-        """Compute a loss or two, and see whether what is remembered belongs to this module and these examples."""
+        """See whether the loss can be split, and whether what is remembered belongs to this module and probe."""
         self._values = []
         coordinates = Coordinates.of(occasion.module, self.batchnorm)
-        too_narrow = (torch.float16, torch.bfloat16)
-        halves = [name for name, tensor in coordinates.tensors.items() if tensor.dtype in too_narrow]
-        if any(tensor.is_complex() for tensor in coordinates.tensors.values()):
-            raise ConfigurationError(
-                f"{type(occasion.module).__name__} has complex parameters, which this analysis does not know: hold "
-                "their real and imaginary parts as parameters (torch.view_as_complex joins them in `forward`)"
-            )
-        if halves:
-            raise ConfigurationError(
-                f"{halves[0]!r} is in half precision, which most steps are too small for: train with "
-                "Trainer(precision='bf16-mixed' or '16-mixed'), which keeps parameters in float32"
-            )
+        check_parameters(occasion.module, coordinates)
         examples = [list(map(list, probe.batches)) for probe in self._all_probes(occasion)]
         if self.memory and self.memory["examples"] != examples:
             raise ConfigurationError(
@@ -238,42 +229,11 @@ class LossContributionCallback(AnalysisCallback):
                 f"the same `batchnorm={self.batchnorm!r}` and module"
             )
         wanted = coordinates.wanting_gradient([False] * len(coordinates.tensors))
-        if not any(wanted):
-            raise ConfigurationError(f"no parameter of {type(occasion.module).__name__} requires a gradient")
         with differentiable(occasion, coordinates, self.batchnorm, wanted):
             for probe in self._all_probes(occasion):
-                self._try(occasion, probe, coordinates)
-
-    def _try(self, occasion: Occasion, probe: Probe, coordinates: Coordinates) -> None:
-        """The loss of every kind of minibatch that this process has: whole ones, and a smaller rest."""
-        own = occasion.ranks.share(range(len(probe.batches)))
-        for number in {own[0], own[-1]} if own else ():
-            batch = probe.batch(number)
-            occasion.seed(batch)
-            try:
-                with torch.enable_grad():
-                    value = loss(occasion.module, batch.data, self._loss_fn)
-            except ValueError as error:
-                if self.batchnorm == "batch" and running_statistics(occasion.module) and "per channel" in str(error):
-                    raise ConfigurationError(
-                        f"a minibatch of {len(batch)} is too small for `batchnorm='batch'`: choose `batch_size` so "
-                        f"that {len(probe)} examples leave no such rest"
-                    ) from error
-                raise
-            if not value.requires_grad:
-                raise ConfigurationError(
-                    "the loss does not depend on any parameter that is trained: `loss_fn` (or `training_step`) must "
-                    "return it with its graph, neither detached nor under `torch.no_grad()`"
-                )
-            if not (self.per_class and probe is occasion.probe):
-                continue
-            losses, classes = self._examples(occasion, coordinates).tried(batch)
-            mean = float(losses.double().mean())
-            if classes.shape != losses.shape or not math.isclose(mean, float(value), rel_tol=1e-3, abs_tol=1e-5):
-                raise ConfigurationError(
-                    f"`per_class=True` needs a loss per example whose mean is the loss: cross-entropy gives {mean:.6g}"
-                    f", the loss is {float(value):.6g}; pass `example_loss_fn(module, batch) -> (losses, classes)`"
-                )
+                by_class = self.per_class and probe is occasion.probe
+                examples_losses = self._examples(occasion, coordinates) if by_class else None
+                check_loss(occasion, probe, self._loss_fn, self.batchnorm, examples_losses)
 
     # ---- an event ------------------------------------------------------------------------------------------
 

@@ -274,7 +274,8 @@ def main() -> None:
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     arguments: Any = parser.parse_args()
     warnings.simplefilter("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for package in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(package).setLevel(logging.ERROR)
     if arguments.peak_of:
         print_peak(arguments.net, arguments.peak_of)
         return

@@ -96,7 +96,7 @@ def main() -> None:
         callbacks=[
             CKACallback(layers="*", data="val", at_start=True),
             CKACallback(layers=["stem", "Block", "head"], compare_to="initialization", data="val", name="change"),
-            LossContributionCallback(num_examples=300, every_n_train_steps=2),
+            LossContributionCallback(num_examples=300, batch_size=300, every_n_train_steps=2),
         ],
         default_root_dir=out,
         enable_checkpointing=False,

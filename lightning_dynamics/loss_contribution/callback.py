@@ -147,7 +147,7 @@ class LossContributionCallback(AnalysisCallback):
         self,
         data: Data = "train",
         num_examples: int = 1000,
-        batch_size: int = 500,
+        batch_size: int = 250,
         rule: Rule = "simpson",
         tolerance: float = 1e-3,
         max_splits: int = 32,

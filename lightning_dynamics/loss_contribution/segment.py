@@ -149,7 +149,7 @@ def attributed(
         following.loss,
         residual,
         jump,
-        found.resolved,
+        found.resolved or not found.is_finite,  # which is said in other words
         True,
         following,
         by_example,

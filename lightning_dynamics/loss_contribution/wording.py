@@ -26,7 +26,7 @@ def basis(result: LossContributionResult) -> str:
         parts.append(f"{_events(result.unresolved)} missed the tolerance")
     if result.undefined_events:
         latest = f", the latest at step {result.undefined_steps[-1]}" if result.undefined_steps else ""
-        parts.append(f"{_events(result.undefined_events)} left out: loss or gradient not finite{latest}")
+        parts.append(f"{_events(result.undefined_events)} with a loss or gradient that is not finite{latest}")
     return "; ".join(parts)
 
 

@@ -258,7 +258,7 @@ def test_everything_says_what_it_shows():
     for key, panel in shown.items():
         for fact in [*facts, f"residual so far {percent(made.relative_residual)} of the loss change"]:
             assert fact in panel.caption, (key, panel.caption)  # type: ignore[union-attr]
-        assert "missed" not in panel.caption and "left out" not in panel.caption  # type: ignore[union-attr]
+        assert "missed" not in panel.caption and "not finite" not in panel.caption  # type: ignore[union-attr]
 
 
 def test_rows_of_many_events_are_said():
@@ -276,7 +276,7 @@ def test_what_went_wrong_is_said():
     made = result(unresolved=3, undefined_events=2, undefined_steps=[7, 31])
     for panel in panels(made, "lca").values():
         assert "3 events missed the tolerance" in panel.caption  # type: ignore[union-attr]
-        assert "2 events left out" in panel.caption and "at step 31" in panel.caption  # type: ignore[union-attr]
+        assert "2 events with a loss or gradient that is not finite" in panel.caption and "at step 31" in panel.caption  # type: ignore[union-attr]
 
 
 def test_the_second_probe_is_named():

@@ -196,6 +196,22 @@ def test_training_scalars_alone_rewrite_the_page_seldom(tmp_path, monkeypatch):
     assert len(embedded(log, "chart")[0]) == 3 and not list(Path(log.log_dir).glob(".*"))
 
 
+def test_events_of_numbers_alone_rewrite_the_page_seldom(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    log = LocalReport(tmp_path)
+    publish([log], event(1, map=picture(1)))
+    before = log.index.read_text(encoding="utf-8")
+    for step in range(2, 50):
+        now[0] += 0.1
+        publish([log], event(step, loss=Scalar(1 / step)))
+    assert log.index.read_text(encoding="utf-8") == before
+    now[0] += 40
+    publish([log], event(50, loss=Scalar(0.02)))
+    assert log.index.read_text(encoding="utf-8") != before
+    assert len(lines(log)) == 50
+
+
 def test_other_ranks_write_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     log = LocalReport(tmp_path)

@@ -27,13 +27,28 @@ def full_precision() -> Iterator[None]:
     mkldnn: Any = torch.backends.mkldnn
     inherits_from: dict[Any, Any] = {torch.backends.cuda.matmul: cudnn, cudnn.conv: cudnn, cudnn.rnn: cudnn}
     inherits_from |= {mkldnn.matmul: mkldnn, mkldnn.conv: mkldnn, mkldnn.rnn: mkldnn}
-    before = [(setting, parent, setting.fp32_precision) for setting, parent in inherits_from.items()]
-    reduced = [entry for entry in before if entry[2] not in ("ieee", "none")]
-    for setting, _, _ in reduced:
+    values = {setting: setting.fp32_precision for setting in inherits_from}
+    reduced = {setting: value for setting, value in values.items() if value not in ("ieee", "none")}
+    inherited = _inherited({setting: inherits_from[setting] for setting in reduced})
+    for setting in reduced:
         setting.fp32_precision = "ieee"
     try:
         yield
     finally:
-        for setting, parent, precision in reduced:
-            # What was the parent's is taken for inherited, and follows the parent again.
-            setting.fp32_precision = "none" if precision == parent.fp32_precision else precision
+        for setting, value in reduced.items():
+            setting.fp32_precision = "none" if setting in inherited else value
+
+
+def _inherited(inherits_from: dict[Any, Any]) -> set[Any]:
+    """Which settings are not set themselves but follow a wider one: those that change when that is changed."""
+    found: set[Any] = set()
+    everything: Any = torch.backends
+    alike = {child: parent for child, parent in inherits_from.items() if child.fp32_precision == parent.fp32_precision}
+    for wider in dict.fromkeys([everything, *alike.values()] if alike else []):
+        value = wider.fp32_precision
+        if value in ("ieee", "none") or wider in found:
+            continue
+        wider.fp32_precision = "ieee"
+        found |= {setting for setting in (*alike, *alike.values()) if setting.fp32_precision == "ieee"} - {wider}
+        wider.fp32_precision = value
+    return found

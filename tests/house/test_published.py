@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning.pytorch.loggers import WandbLogger
@@ -20,6 +21,11 @@ from tests.wandb_file import media_file, read_history
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
+def shown_results(callback: Any) -> list[Any]:
+    """Results shown with all panels: all, or all but the untrained model's."""
+    return [result for result in callback.results if result.step or callback.shows is callback.schedule]
+
+
 @pytest.mark.parametrize("tenant", TENANTS)
 def test_an_offline_wandb_run_holds_every_promised_key(tenant: str, tmp_path: Path) -> None:
     import wandb
@@ -31,7 +37,7 @@ def test_an_offline_wandb_run_holds_every_promised_key(tenant: str, tmp_path: Pa
     wandb.finish()
     rows = [row for row in read_history(run) if any(key.startswith(f"{callback.label}/") for key in row)]
     events = [row for row in rows if f"{callback.label}/values" in row or len(rows) == 1]
-    shown = [result for result in callback.results if result.step]  # all but the untrained model's
+    shown = shown_results(callback)
     assert len(events) == len(shown), "one log call per event"
     for row, result in zip(events, shown, strict=True):
         assert (row["epoch"], row["trainer/global_step"]) == (result.epoch, result.step)
@@ -94,5 +100,5 @@ def test_the_local_report_shows_it_in_a_browser(tenant: str, tmp_path: Path) -> 
     for promised in TENANTS[tenant].keys:
         assert any(fnmatchcase(key, f"{callback.label}/{promised}") for key in keys), (promised, keys)
     assert all(figure["drawn"] for figure in visit.seen)
-    shown = [result for result in callback.results if result.step]
+    shown = shown_results(callback)
     assert len(list((report.index.parent / "results").glob("*.npz"))) == len(shown)

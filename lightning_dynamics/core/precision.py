@@ -23,32 +23,19 @@ def full_precision() -> Iterator[None]:
             torch.backends.cudnn.allow_tf32 = convolutions
         return
     # The older getters may refuse to answer where the newer settings are in use.
-    cudnn: Any = torch.backends.cudnn
-    mkldnn: Any = torch.backends.mkldnn
-    inherits_from: dict[Any, Any] = {torch.backends.cuda.matmul: cudnn, cudnn.conv: cudnn, cudnn.rnn: cudnn}
-    inherits_from |= {mkldnn.matmul: mkldnn, mkldnn.conv: mkldnn, mkldnn.rnn: mkldnn}
-    values = {setting: setting.fp32_precision for setting in inherits_from}
-    reduced = {setting: value for setting, value in values.items() if value not in ("ieee", "none")}
-    inherited = _inherited({setting: inherits_from[setting] for setting in reduced})
-    for setting in reduced:
-        setting.fp32_precision = "ieee"
+    backends: Any = torch.backends
+    cudnn, mkldnn = backends.cudnn, backends.mkldnn
+    # The widest first: what follows it changes with it and comes back with it. What does not was set by itself, and
+    # can be set again. (Setting what follows would make it a setting of its own; some defaults could not be restored.)
+    widest_first = (backends, cudnn, mkldnn, backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+    changed: list[tuple[Any, str]] = []
     try:
+        for setting in (*widest_first, mkldnn.matmul, mkldnn.conv, mkldnn.rnn):
+            value = setting.fp32_precision
+            if setting is backends or value not in ("ieee", "none"):
+                setting.fp32_precision = "ieee"
+                changed.append((setting, value))
         yield
     finally:
-        for setting, value in reduced.items():
-            setting.fp32_precision = "none" if setting in inherited else value
-
-
-def _inherited(inherits_from: dict[Any, Any]) -> set[Any]:
-    """Which settings are not set themselves but follow a wider one: those that change when that is changed."""
-    found: set[Any] = set()
-    everything: Any = torch.backends
-    alike = {child: parent for child, parent in inherits_from.items() if child.fp32_precision == parent.fp32_precision}
-    for wider in dict.fromkeys([everything, *alike.values()] if alike else []):
-        value = wider.fp32_precision
-        if value in ("ieee", "none") or wider in found:
-            continue
-        wider.fp32_precision = "ieee"
-        found |= {setting for setting in (*alike, *alike.values()) if setting.fp32_precision == "ieee"} - {wider}
-        wider.fp32_precision = value
-    return found
+        for setting, value in reversed(changed):
+            setting.fp32_precision = value

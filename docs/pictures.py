@@ -36,13 +36,13 @@ def main() -> None:
         if isinstance(panel, Picture):
             (IMAGES / f"{name}.png").write_bytes(png(panel.image))
         elif isinstance(panel, Film):
-            (IMAGES / f"{name}.gif").write_bytes(gif(Film([half(frame) for frame in panel.frames], fps=2)))
+            (IMAGES / f"{name}.gif").write_bytes(gif(Film([small(frame) for frame in panel.frames], fps=2)))
 
 
-def half(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A frame at half its size: films in a repository must be small."""
+def small(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A frame 520 pixels wide: films in a repository must be small."""
     height, width, _ = frame.shape
-    return np.asarray(Image.fromarray(frame).resize((width // 2, height // 2), Image.Resampling.LANCZOS))
+    return np.asarray(Image.fromarray(frame).resize((520, 520 * height // width), Image.Resampling.LANCZOS))
 
 
 if __name__ == "__main__":

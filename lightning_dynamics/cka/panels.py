@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_dynamics.cka.result import CKAResult
-from lightning_dynamics.cka.structure import MIN_LENGTH, THRESHOLD, common_parts, stages
+from lightning_dynamics.cka.structure import MIN_LENGTH, THRESHOLD, stages
 from lightning_dynamics.panels import Film, Panels, Picture, Table
 from lightning_dynamics.panels.drawing import heat_map, profile
+from lightning_dynamics.panels.names import without_common_prefix
 from lightning_dynamics.panels.values import Panel
 
 
@@ -77,12 +78,6 @@ def similarity_map(result: CKAResult, matrix: Tensor | None = None, title: str |
         blocks=[(start, stop) for start, stop in result.blocks] if matrix is None else (),
         colorbar_label="CKA",
     )
-
-
-def without_common_prefix(names: list[str]) -> list[str]:
-    """Layer names for a picture: without the parts that all of them begin with (``net.``); tables keep them."""
-    depth = common_parts(names)
-    return [".".join(name.split(".")[depth:]) for name in names]
 
 
 def caption(result: CKAResult, what: str) -> str:

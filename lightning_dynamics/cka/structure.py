@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_dynamics.panels.names import common_parts
+
 THRESHOLD = 0.9
 MIN_LENGTH = 3
 
@@ -55,15 +57,6 @@ def block_score(blocks: list[tuple[int, int]], num_layers: int) -> float:
     """Share of all pairs of layers that lie within one block: 0 without blocks, 1 for a single one."""
     pairs = num_layers * (num_layers - 1) // 2
     return sum((b - a) * (b - a - 1) // 2 for a, b in blocks) / pairs if pairs else 0.0
-
-
-def common_parts(names: list[str]) -> int:
-    """How many leading dotted parts all the names share; the last part of a name does not count."""
-    parts = [name.split(".") for name in names]
-    depth = 0
-    while all(len(part) > depth + 1 for part in parts) and len({part[depth] for part in parts}) == 1:
-        depth += 1
-    return depth
 
 
 def stages(names: list[str], *, limit: int = 8) -> dict[str, list[int]]:

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_dynamics.loss_contribution.result import LossContributionResult
-from lightning_dynamics.loss_contribution.wording import basis, shape_text, short_names
+from lightning_dynamics.loss_contribution.wording import basis, shape_text
 from lightning_dynamics.panels import Film, Panels
 from lightning_dynamics.panels.drawing import mosaic_frame
 from lightning_dynamics.panels.drawing.diverging import quartered_limit, symmetric_limit
+from lightning_dynamics.panels.names import without_common_prefix
 
 
 class Interval(NamedTuple):
@@ -67,12 +68,12 @@ def film(results: list[LossContributionResult], label: str) -> Panels:
     frames = [
         mosaic_frame(
             interval.tiles,
-            tile_names=short_names(names),
+            tile_names=without_common_prefix(names),
             tile_shapes=shapes(last, names),
             tile_title="contribution in the interval",
             tile_limit=tile_limit,
             bars=interval.layers,
-            bar_names=short_names(list(last.per_layer)),
+            bar_names=without_common_prefix(list(last.per_layer)),
             bar_limits=limits,
             bars_title="contribution of each layer",
             title=f"Contributions from step {interval.start} to {interval.stop} · epoch {interval.epoch}",

@@ -12,7 +12,7 @@ from lightning_dynamics.loss_contribution.course import course, known, overall_f
 from lightning_dynamics.loss_contribution.film import bar_limits, drawn, shapes
 from lightning_dynamics.loss_contribution.result import LossContributionResult
 from lightning_dynamics.loss_contribution.synchrony import DRAWS, FEWEST_EVENTS, synchrony
-from lightning_dynamics.loss_contribution.wording import basis, caption, groups, moment, percent, rows, short_names
+from lightning_dynamics.loss_contribution.wording import basis, caption, groups, moment, percent, rows
 from lightning_dynamics.panels import Picture
 from lightning_dynamics.panels.drawing import (
     bars,
@@ -25,6 +25,7 @@ from lightning_dynamics.panels.drawing import (
     time_series,
 )
 from lightning_dynamics.panels.drawing.diverging import DIVERGING, NEGATIVE, POSITIVE, quartered_limit, symmetric_limit
+from lightning_dynamics.panels.names import without_common_prefix
 from lightning_dynamics.panels.values import Panel
 
 _STEPS = "training steps"
@@ -41,7 +42,7 @@ def _picture(result: LossContributionResult, image: NDArray[np.uint8], what: str
 def cumulative(result: LossContributionResult) -> Picture:
     """Lines of layers (of groups, if there are many) that add up to the loss change."""
     line = course(result)
-    members = groups(short_names(list(result.layers)))
+    members = groups(without_common_prefix(list(result.layers)))
     each = "layers" if len(members) == len(result.layers) else f"groups of the {len(result.layers)} layers"
     emphasis = {"loss change": line.loss_change, "sum of contributions": line.total}
     if line.buffers.any():
@@ -69,7 +70,7 @@ def over_time(result: LossContributionResult, rates: Tensor, names: list[str], t
     image = time_map(
         rates.T.numpy(),
         x=result.steps.numpy(),
-        labels=short_names(names),
+        labels=without_common_prefix(names),
         title=f"{title} · {moment(result)}",
         footer=f"{what}{rows(result)}; {_SIGN}; {basis(result)}",
         x_title=_STEPS,
@@ -142,7 +143,7 @@ def hurting_steps(result: LossContributionResult) -> Picture:
 def layers(result: LossContributionResult) -> dict[str, Panel]:
     """Bars of layers; with a second probe, of both and of their difference."""
     names = list(result.per_layer)
-    labels = short_names(names)
+    labels = without_common_prefix(names)
     totals = [np.array(list(result.per_layer.values()))]
     contrast = result.contrast
     series = [result.data or "contribution"]
@@ -182,12 +183,12 @@ def parameters(result: LossContributionResult) -> Picture:
     what = "cumulative contribution of each element, neighbours added up in large parameters"
     image = mosaic_frame(
         tiles,
-        tile_names=short_names(names),
+        tile_names=without_common_prefix(names),
         tile_shapes=shapes(result, names),
         tile_title="contribution",
         tile_limit=quartered_limit(symmetric_limit(np.concatenate([tile.ravel() for tile in tiles]))),
         bars=totals,
-        bar_names=short_names(list(result.per_layer)),
+        bar_names=without_common_prefix(list(result.per_layer)),
         bar_limits=bar_limits(totals),
         bars_title="contribution of each layer",
         title=f"Contribution of each element · {moment(result)}",
@@ -211,7 +212,7 @@ def moments(result: LossContributionResult, rates: Tensor, names: list[str], one
     image = raster(
         result.steps.numpy(),
         test.peaks.T.numpy(),
-        labels=short_names(names),
+        labels=without_common_prefix(names),
         counts_name=f"{many} that peak",
         band=(0.0, test.band) if math.isfinite(test.band) else None,
         title=f"Moments of learning by {one} · {moment(result)}",
@@ -237,7 +238,7 @@ def classes(result: LossContributionResult) -> dict[str, Panel]:
         what = "contribution of each layer to the loss of each class"
         image = heat_map(
             matrix,
-            x_labels=short_names(layers),
+            x_labels=without_common_prefix(layers),
             y_labels=names,
             title=f"Which layer learned which class · {moment(result)}",
             footer=f"{what}; {_SIGN}; {basis(result)}",

@@ -51,15 +51,6 @@ def percent(share: float) -> str:
     return f"{value:.{0 if abs(value) >= 99.95 else 1 if abs(value) >= 1 else 3}f} %"
 
 
-def short_names(names: Sequence[str]) -> list[str]:
-    """Names for a picture, without the dotted parts that all of them begin with; tables keep them."""
-    parts = [name.split(".") for name in names]
-    depth = 0
-    while len(parts) > 1 and all(len(p) > depth + 1 for p in parts) and len({p[depth] for p in parts}) == 1:
-        depth += 1
-    return [".".join(part[depth:]) or "(module)" for part in parts]
-
-
 def groups(names: Sequence[str], most: int = 12) -> dict[str, list[int]]:
     """Layers in few enough groups that a line for each can be told apart and is not lost below their sum.
 

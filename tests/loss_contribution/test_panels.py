@@ -18,8 +18,9 @@ from lightning_dynamics.loss_contribution.mosaic import mosaic, plan
 from lightning_dynamics.loss_contribution.panels import film, panels, scalars, values
 from lightning_dynamics.loss_contribution.pictures import probability
 from lightning_dynamics.loss_contribution.result import LossContributionResult
-from lightning_dynamics.loss_contribution.wording import groups, percent, rows, short_names
+from lightning_dynamics.loss_contribution.wording import groups, percent, rows
 from lightning_dynamics.panels import Film, Panels, Picture, Table
+from lightning_dynamics.panels.names import without_common_prefix
 
 NETWORK = {
     "net.conv1": {"weight": (16, 3, 3, 3), "bias": (16,)},
@@ -326,10 +327,10 @@ def test_probabilities():
     assert probability(0.0312) == "p = 0.031" and probability(1 / 1001) == "p ≤ 0.001"
 
 
-def test_short_names():
-    assert short_names(["net.a", "net.b.c"]) == ["a", "b.c"]
-    assert short_names(["net.a"]) == ["net.a"] and short_names(["a", "a.b"]) == ["a", "a.b"]
-    assert short_names(["", "a"]) == ["(module)", "a"] and short_names([]) == []
+def test_without_common_prefix():
+    assert without_common_prefix(["net.a", "net.b.c"]) == ["a", "b.c"]
+    assert without_common_prefix(["net.a"]) == ["net.a"] and without_common_prefix(["a", "a.b"]) == ["a", "a.b"]
+    assert without_common_prefix(["", "a"]) == ["(module)", "a"] and without_common_prefix([]) == []
 
 
 # ---- the arrays that are drawn -----------------------------------------------------------------------------

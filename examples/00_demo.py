@@ -6,18 +6,17 @@ Run ``python examples/00_demo.py``; it ends by saying where to look.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import lightning.pytorch as pl
+import logs
 import torch
 import torch.nn.functional as F
 from data import load
-from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_dynamics import CKACallback, LocalReport, LossContributionCallback
+from lightning_dynamics import CKACallback, LossContributionCallback
 
 
 class Block(nn.Module):
@@ -70,24 +69,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-file", type=Path, help="an .npz file of images; see examples/data.py")
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything that is written")
-    parser.add_argument(
-        "--wandb",
-        choices=["online", "offline", "disabled"],
-        default="online" if os.environ.get("WANDB_API_KEY") else "offline",
-    )
+    logs.add_arguments(parser)
     arguments = parser.parse_args()
-    out = arguments.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    # W&B stages the tables of an offline run elsewhere by default; beside it, the folder can be moved and synced.
-    os.environ.setdefault("WANDB_DATA_DIR", str(out))
-    os.environ.setdefault("WANDB_SILENT", "true")
-
     pl.seed_everything(0, verbose=False)
     train, validation = load(arguments.data_file)
     model = ResidualNet(channels=train.tensors[0].shape[1], classes=int(train.tensors[1].max()) + 1)
-    report = LocalReport(save_dir=str(out), name="report")
-    wandb_logger = WandbLogger(project="lightning-dynamics", name="demo", save_dir=out, mode=arguments.wandb)
+    wandb_logger, report = logs.loggers(arguments, run="demo", report="report")
     trainer = pl.Trainer(
         max_epochs=arguments.epochs,
         accelerator="auto",
@@ -98,21 +85,14 @@ def main() -> None:
             CKACallback(layers=["stem", "Block", "head"], compare_to="initialization", data="val", name="change"),
             LossContributionCallback(num_examples=300, batch_size=300, every_n_train_steps=2),
         ],
-        default_root_dir=out,
+        default_root_dir=arguments.out,
         enable_checkpointing=False,
         enable_model_summary=False,
         log_every_n_steps=5,
     )
     trainer.fit(model, DataLoader(train, 64, shuffle=True), DataLoader(validation, 256))
 
-    run = wandb_logger.experiment
-    folder = Path(run.dir).parent
-    run.finish()
-    print(f"\nLocal report:  {report.index}")
-    if arguments.wandb == "offline":
-        print(f"W&B run:       {folder}\n  to upload:   WANDB_DATA_DIR={out} wandb sync {folder}")
-    elif arguments.wandb == "online":
-        print(f"W&B run:       {run.url}")
+    logs.say_where(arguments, wandb_logger, report)
 
 
 if __name__ == "__main__":

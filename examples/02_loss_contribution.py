@@ -12,21 +12,20 @@ at its initial value lets the others do its work. Run with and without ``--freez
 from __future__ import annotations
 
 import argparse
-import os
 import warnings
 from collections import OrderedDict
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import lightning.pytorch as pl
+import logs
 import torch
 import torch.nn.functional as F
 from data import load
-from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_dynamics import LocalReport, LossContributionCallback
+from lightning_dynamics import LossContributionCallback
 
 
 class Block(nn.Module):
@@ -105,8 +104,8 @@ class Classifier(pl.LightningModule):
 class Freeze(pl.Callback):
     """Stop training some parameters from a certain step on."""
 
-    def __init__(self, pattern: str, from_step: int) -> None:
-        self.pattern = pattern
+    def __init__(self, chosen: dict[str, nn.Parameter], from_step: int) -> None:
+        self.chosen = chosen
         self.from_step = from_step
 
     def on_train_batch_start(
@@ -114,14 +113,10 @@ class Freeze(pl.Callback):
     ) -> None:
         if trainer.global_step != self.from_step:
             return
-        chosen = {name: p for name, p in pl_module.named_parameters() if fnmatchcase(name, self.pattern)}
-        if not chosen:
-            names = ", ".join(name for name, _ in pl_module.named_parameters())
-            raise SystemExit(f"--freeze {self.pattern!r} matches no parameter; there are: {names}")
-        for parameter in chosen.values():
+        for parameter in self.chosen.values():
             parameter.requires_grad_(False)
             parameter.grad = None
-        print(f"step {trainer.global_step}: frozen: {', '.join(chosen)}")
+        print(f"step {trainer.global_step}: frozen: {', '.join(self.chosen)}")
 
 
 def main() -> None:
@@ -140,17 +135,8 @@ def main() -> None:
     parser.add_argument("--freeze-from-step", metavar="N", type=int, default=0)
     parser.add_argument("--per-class", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything that is written")
-    parser.add_argument(
-        "--wandb",
-        choices=["online", "offline", "disabled"],
-        default="online" if os.environ.get("WANDB_API_KEY") else "offline",
-    )
+    logs.add_arguments(parser)
     arguments = parser.parse_args()
-    out = arguments.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("WANDB_DATA_DIR", str(out))
-    os.environ.setdefault("WANDB_SILENT", "true")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 
     pl.seed_everything(arguments.seed, verbose=False)
@@ -165,26 +151,29 @@ def main() -> None:
         per_class=arguments.per_class,
         second_data="val",
     )
-    report = LocalReport(save_dir=str(out), name=f"loss_contribution_{arguments.net}")
-    wandb_logger = WandbLogger(
-        project="lightning-dynamics", name=f"loss_contribution_{arguments.net}", save_dir=out, mode=arguments.wandb
-    )
+    name = f"loss_contribution_{arguments.net}"
+    wandb_logger, report = logs.loggers(arguments, run=name, report=name)
+    model = Classifier(net, arguments.lr, momentum)
     callbacks: list[pl.Callback] = [callback]
     if arguments.freeze is not None:
-        callbacks.append(Freeze(arguments.freeze, arguments.freeze_from_step))
+        chosen = {name: p for name, p in model.named_parameters() if fnmatchcase(name, arguments.freeze)}
+        if not chosen:
+            names = ", ".join(name for name, _ in model.named_parameters())
+            parser.error(f"--freeze {arguments.freeze!r} matches no parameter; there are: {names}")
+        callbacks.append(Freeze(chosen, arguments.freeze_from_step))
     trainer = pl.Trainer(
         max_epochs=arguments.epochs,
         accelerator="auto",
         devices=1,
         logger=[wandb_logger, report],
         callbacks=callbacks,
-        default_root_dir=out,
+        default_root_dir=arguments.out,
         enable_checkpointing=False,
         enable_model_summary=False,
         log_every_n_steps=5,
     )
     trainer.fit(
-        Classifier(net, arguments.lr, momentum),
+        model,
         DataLoader(train, arguments.batch_size, shuffle=True),
         DataLoader(validation, 1000),
     )
@@ -202,8 +191,7 @@ def main() -> None:
         f"\nof the parameters that change the loss, {100 * share[:epoch].nanmean():.1f} % help in the first epoch, "
         f"{100 * share[-epoch:].nanmean():.1f} % in the last"
     )
-    wandb_logger.experiment.finish()
-    print(f"\nLocal report:  {report.index}")
+    logs.say_where(arguments, wandb_logger, report)
 
 
 if __name__ == "__main__":

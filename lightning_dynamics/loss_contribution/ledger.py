@@ -85,6 +85,7 @@ class Ledger:
                 "totals": torch.zeros(count, dtype=torch.float64),
                 "counts": torch.zeros(4, count, dtype=torch.int64),  # helping, hurting, flips, chances to flip
                 "channels": {},
+                "latest_channels": {},
                 "codes": torch.zeros(_CODES, dtype=torch.int64),
                 "moments": torch.zeros(4, dtype=torch.float64),
                 "events": 0,
@@ -165,10 +166,14 @@ class Ledger:
         return (nonzero - total) // 2, (nonzero + total) // 2
 
     def _enter_channels(self, contributions: Tensor) -> None:
-        kept = self.state["channels"]
+        latest: dict[str, Tensor] = {}
         for channels, piece in zip(self.channels.values(), contributions.split(self.sizes), strict=True):
             sums = channels.sums(piece).cpu()
-            kept[channels.unit] = kept[channels.unit] + sums if channels.unit in kept else sums
+            latest[channels.unit] = latest[channels.unit] + sums if channels.unit in latest else sums
+        so_far = self.state["channels"]
+        for unit, sums in latest.items():
+            so_far[unit] = so_far[unit] + sums if unit in so_far else sums
+        self.state["latest_channels"] = latest
 
     # ---- what the books say --------------------------------------------------------------------------------
 

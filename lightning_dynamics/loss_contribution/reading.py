@@ -65,6 +65,7 @@ def read_books(
         layers=layers,
         shapes={name: list(shape) for name, shape in main.shapes.items()},
         channels={unit: sums.clone() for unit, sums in main.state["channels"].items()},
+        latest_channels={unit: sums.clone() for unit, sums in main.state["latest_channels"].items()},
         parameter_totals=elements,
         initial_step=memory["initial_step"],
         initial_loss=memory["initial_losses"][0],

@@ -29,6 +29,7 @@ class LossContributionResult(Result):
         layers: layer's name to the names of its parameters.
         shapes: parameter's name to its shape.
         channels: layer's name to ``(C,)``: cumulative per neuron or output channel, weights and bias together.
+        latest_channels: the same, in the latest event alone.
         parameter_totals: parameter's name to the cumulative contribution of each of its elements, in its shape;
             empty with ``per_parameter=False``.
         initial_step: where the path begins.
@@ -112,6 +113,7 @@ class LossContributionResult(Result):
     top_hurting: float
     hurting_steps: Tensor
     mosaic: dict[str, Tensor]
+    latest_channels: dict[str, Tensor] = field(default_factory=dict)
     per_class: dict[str, float] = field(default_factory=dict)
     per_class_layer: Tensor | None = None
     per_class_step: Tensor | None = None
@@ -133,6 +135,20 @@ class LossContributionResult(Result):
         """Size of the sum of all residuals, over the size of the loss change so far; NaN before any."""
         change = self.loss - self.initial_loss
         return abs(self.total_residual) / abs(change) if change else float("nan")
+
+    @property
+    def overall_helping_share(self) -> float:
+        """Share of all contributions (one element, one event) so far that are below 0; NaN before any."""
+        return self._overall_share(self.helping_counts)
+
+    @property
+    def overall_hurting_share(self) -> float:
+        """The same above 0."""
+        return self._overall_share(self.hurting_counts)
+
+    def _overall_share(self, counts: Tensor) -> float:
+        everything = int(self.helping_counts.sum() + self.hurting_counts.sum()) + self.zero_count
+        return int(counts.sum()) / everything if everything else float("nan")
 
     def condensed(self) -> LossContributionResult:
         """What is kept of a result when the next one comes."""

@@ -167,10 +167,20 @@ def test_channels(tmp_path: Any) -> None:
     watched, spy, loss = run(tmp_path, R.mlp(), **R.EXACT)
     events = R.path_contributions(loss, spy.points)
     total = {name: torch.stack([event[name] for event in events]).sum(0) for name in events[0]}
-    found = watched.last_result.channels
-    assert list(found) == ["net.0", "net.2", "net.4"]
-    for layer, sums in found.items():
-        R.assert_close(sums, total[f"{layer}.weight"].sum(1) + total[f"{layer}.bias"], rtol=1e-7, atol=1e-9)
+    result = watched.last_result
+    for found, truth in ((result.channels, total), (result.latest_channels, events[-1])):
+        assert list(found) == ["net.0", "net.2", "net.4"]
+        for layer, sums in found.items():
+            R.assert_close(sums, truth[f"{layer}.weight"].sum(1) + truth[f"{layer}.bias"], rtol=1e-7, atol=1e-9)
+
+
+def test_shares_over_all_events(tmp_path: Any) -> None:
+    watched, spy, loss = run(tmp_path, R.mlp(), **R.EXACT)
+    each = torch.cat([value.flatten() for event in R.path_contributions(loss, spy.points) for value in event.values()])
+    result = watched.last_result
+    assert result.overall_helping_share == pytest.approx(float((each < 0).double().mean()), abs=1e-3)
+    assert result.overall_hurting_share == pytest.approx(float((each > 0).double().mean()), abs=1e-3)
+    assert 0 < result.overall_hurting_share < result.overall_helping_share < 1  # so the two are not mixed up
 
 
 def test_probe_and_its_indices(tmp_path: Any) -> None:

@@ -12,6 +12,7 @@ import json
 import struct
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,21 @@ _HEAD = 7
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
-def read_history(run_dir: Path, timeout: float = 20.0) -> list[dict[str, Any]]:
-    """The history rows of an offline run (``offline-run-…``), oldest first. Call ``wandb.finish()`` before.
+@dataclass(frozen=True)
+class Artifact:
+    """What the run says of an artifact, and the content of its files, from where W&B has put them."""
 
-    ``finish`` of wandb 0.19 may return before the file is complete, so this waits for its exit record.
-    """
-    (path,) = Path(run_dir).glob("run-*.wandb")
-    deadline = time.monotonic() + timeout
-    while "exit" not in (records := _read(path)):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{path} has no exit record: was wandb.finish() called?")
-        time.sleep(0.05)
+    name: str
+    type: str
+    description: str
+    metadata: dict[str, Any]
+    files: dict[str, bytes]
+
+
+def read_history(run_dir: Path) -> list[dict[str, Any]]:
+    """The history rows of an offline run (``offline-run-…``), oldest first. Call ``wandb.finish()`` before."""
     rows = []
-    for record in records.get("history", []):
+    for record in _finished(run_dir).get("history", []):
         row: dict[str, Any] = {}
         for item in record.history.item:
             *outer, last = item.nested_key or [item.key]
@@ -44,9 +47,31 @@ def read_history(run_dir: Path, timeout: float = 20.0) -> list[dict[str, Any]]:
     return rows
 
 
+def read_artifacts(run_dir: Path) -> list[Artifact]:
+    """The artifacts of an offline run, tables' among them, in the order they were logged."""
+    artifacts = []
+    for record in _finished(run_dir).get("artifact", []):
+        it = record.artifact
+        metadata = json.loads(it.metadata) if it.metadata else {}
+        files = {entry.path: Path(entry.local_path).read_bytes() for entry in it.manifest.contents}
+        artifacts.append(Artifact(it.name, it.type, it.description, metadata, files))
+    return artifacts
+
+
 def media_file(run_dir: Path, medium: dict[str, Any]) -> Path:
     """The file behind a medium of a history row, e.g. ``row["cka/similarity"]``."""
     return Path(run_dir) / "files" / medium["path"]
+
+
+def _finished(run_dir: Path, timeout: float = 20.0) -> dict[str, list[Any]]:
+    """The records by type; ``finish`` of wandb 0.19 may return before the file is complete, so this waits for it."""
+    (path,) = Path(run_dir).glob("run-*.wandb")
+    deadline = time.monotonic() + timeout
+    while "exit" not in (records := _read(path)):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{path} has no exit record: was wandb.finish() called?")
+        time.sleep(0.05)
+    return records
 
 
 def _read(path: Path) -> dict[str, list[Any]]:

@@ -4,6 +4,6 @@ A callback turns its result into a dict from key (``"cka/similarity"``) to one o
 knows a logger or Lightning.
 """
 
-from lightning_dynamics.panels.values import Film, Page, Panel, Panels, Picture, Scalar, Table
+from lightning_dynamics.panels.values import Download, Film, Page, Panel, Panels, Picture, Scalar, Table
 
-__all__ = ["Film", "Page", "Panel", "Panels", "Picture", "Scalar", "Table"]
+__all__ = ["Download", "Film", "Page", "Panel", "Panels", "Picture", "Scalar", "Table"]

@@ -1,15 +1,14 @@
-"""The five kinds of panel."""
+"""The six kinds of panel."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-
-Cell: TypeAlias = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,12 @@ class Film:
             raise ValueError(f"fps must be positive, got {self.fps}")
 
 
+Cell: TypeAlias = str | int | float | bool | Picture | None
+
+
 @dataclass(frozen=True)
 class Table:
-    """Rows under named columns. Cells are plain values; NaN is shown as empty (null)."""
+    """Rows under named columns. Cells are plain values, or pictures shown as thumbnails; NaN is empty (null)."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -85,8 +87,37 @@ class Page:
     height: int = 480
 
 
-Panel: TypeAlias = Scalar | Picture | Film | Table | Page
+@dataclass(frozen=True, eq=False)
+class Download:
+    """Files to take away and compute with, e.g. a table too long to be looked at; they are shown as links.
+
+    Args:
+        files: file name to content. Names are plain ones, which every operating system can hold.
+        caption: what is in them, on which data, at which epoch and step.
+    """
+
+    files: Mapping[str, bytes]
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty download, text for bytes, and names that are a path or that some system cannot hold."""
+        if not self.files:
+            raise ValueError("a Download needs at least one file")
+        for name, content in self.files.items():
+            # No "." at either end: "..", files that are hidden, and what Windows cuts off.
+            if not _FILE_NAME.fullmatch(name) or name.strip(". ") != name or len(name.encode()) > _LONGEST_NAME:
+                raise ValueError(f"not a plain file name: {name!r}")
+            if not isinstance(content, bytes):
+                raise ValueError(f"the content of {name!r} must be bytes, got {type(content).__name__}")
+        if len({name.casefold() for name in self.files}) < len(self.files):
+            raise ValueError(f"file names must differ in more than upper and lower case: {sorted(self.files)}")
+
+
+Panel: TypeAlias = Scalar | Picture | Film | Table | Page | Download
 Panels: TypeAlias = Mapping[str, Panel]
+
+_FILE_NAME = re.compile(r"""[^\\/:*?"<>|\x00-\x1f\x7f]+""")
+_LONGEST_NAME = 200  # bytes; the systems' limit is 255, and writers put something before or behind it
 
 
 def _check_rgb(image: NDArray[np.uint8]) -> None:

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from lightning_dynamics.core.lightning import both
-from lightning_dynamics.panels import Film, Page, Picture, Table
+from lightning_dynamics.panels import Download, Film, Page, Picture, Table
 from lightning_dynamics.panels.encode import gif
 from lightning_dynamics.panels.values import Cell
 from lightning_dynamics.publishing.dispatch import Event, scalars, show
@@ -18,7 +18,8 @@ def show_in_tensorboard(logger: Any, event: Event) -> None:
     """Show an event in a ``TensorBoardLogger``.
 
     Pictures and films are in the Images tab (a film as an animated GIF), tables in the Text tab, as far as
-    their first 200 rows. A page leaves a note there that says where to find it.
+    their first 200 rows and without their pictures. A page and files to download leave a note there that says
+    where to find them.
 
     Args:
         logger: a ``TensorBoardLogger`` of either Lightning package.
@@ -36,6 +37,10 @@ def show_in_tensorboard(logger: Any, event: Event) -> None:
         elif isinstance(panel, Page):
             note = "*An interactive page, which TensorBoard cannot show: see the local report, or W&B.*"
             writer.add_text(key, f"{_escape(panel.caption)}\n\n{note}", event.step)
+        elif isinstance(panel, Download):
+            names = "\n".join(f"- {_escape(f'{name} ({len(data):,} bytes)')}" for name, data in panel.files.items())
+            note = "*Files, which TensorBoard cannot hold: see the local report, or the run's artifacts in W&B.*"
+            writer.add_text(key, f"{_escape(panel.caption)}\n\n{names}\n\n{note}", event.step)
 
 
 for _class in both("loggers.TensorBoardLogger"):
@@ -56,6 +61,8 @@ def markdown(table: Table) -> str:
 def _text(cell: Cell) -> str:
     if cell is None or cell != cell:  # NaN
         return ""
+    if isinstance(cell, Picture):
+        return "(image)"
     return f"{cell:.6g}" if isinstance(cell, float) else str(cell)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lightning_dynamics.core.lightning import both
-from lightning_dynamics.panels import Picture, Scalar
+from lightning_dynamics.panels import Download, Picture, Scalar
 from lightning_dynamics.publishing.dispatch import Event, publish, scalars, show
 
 EVENT = Event(
@@ -20,6 +20,7 @@ EVENT = Event(
         "cka/nan": Scalar(float("nan")),
         "cka/inf": Scalar(float("inf")),
         "cka/picture": Picture(np.zeros((2, 2, 3), np.uint8)),
+        "cka/files": Download({"scores.csv": b"1"}),
     },
 )
 

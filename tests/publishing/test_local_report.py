@@ -11,7 +11,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lightning_dynamics.core.result import Result
-from lightning_dynamics.panels import Film, Page, Picture, Scalar, Table
+from lightning_dynamics.panels import Download, Film, Page, Picture, Scalar, Table
 from lightning_dynamics.publishing import Event, LocalReport, publish
 from lightning_dynamics.publishing.local_report.page import thin, thin_curve
 from lightning_dynamics.publishing.local_report.store import safe
@@ -275,6 +275,8 @@ def full(tmp_path_factory) -> Path:
             "layers": Table(["layer", "rank", HOSTILE], rows),
             "page": Page(f"<p id=p>page</p><script>document.getElementById('p').textContent = {step}</script>"),
             "mean": Scalar(step / 7),
+            "hardest": Table(["index", "image", HOSTILE], [[i, picture(i), HOSTILE] for i in range(9)]),
+            "scores": Download({f"{'long' * 40}.csv": b"1"}, "caption"),
         }
         publish([log], event(step, **panels))
     log.finalize("success")

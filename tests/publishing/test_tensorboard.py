@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lightning_dynamics.core.lightning import both
-from lightning_dynamics.panels import Film, Page, Panel, Picture, Scalar, Table
+from lightning_dynamics.panels import Download, Film, Page, Panel, Picture, Scalar, Table
 from lightning_dynamics.publishing.dispatch import Event, publish
 from lightning_dynamics.publishing.tensorboard import MAX_ROWS, markdown
 
@@ -32,7 +32,8 @@ def test_every_panel_can_be_read_back(tmp_path: Path, logger_class: type) -> Non
         "cka/undefined": Scalar(float("inf")),
         "cka/picture": Picture(IMAGE),
         "cka/film": Film([np.full((8, 12, 3), level, np.uint8) for level in (0, 100, 200)]),
-        "cka/table": Table(["layer"], [["conv_1"]], caption="scores"),
+        "cka/table": Table(["layer", "image"], [["conv_1", Picture(IMAGE)]], caption="scores"),
+        "cka/files": Download({"scores_ü.csv": bytes(12345), "b.npz": b""}, "every example's score"),
         "cka/page": Page("<h1>hidden</h1>", caption="a map"),
     }
     publish([logger], Event("cka", epoch=3, step=17, panels=panels))
@@ -53,9 +54,11 @@ def test_every_panel_can_be_read_back(tmp_path: Path, logger_class: type) -> Non
     gif: Any = Image.open(io.BytesIO(film.encoded_image_string))
     assert (gif.format, gif.n_frames) == ("GIF", 3)
 
-    (table,), (page,) = (events.Tensors(f"cka/{name}/text_summary") for name in ("table", "page"))
-    table, page = (event.tensor_proto.string_val[0].decode() for event in (table, page))
-    assert "scores" in table and "| conv&#95;1 |" in table
+    texts = (events.Tensors(f"cka/{name}/text_summary") for name in ("table", "page", "files"))
+    table, page, files = (html.unescape(event.tensor_proto.string_val[0].decode()) for (event,) in texts)
+    assert "scores" in table and "| conv_1 | (image) |" in table
+    assert "- scores_ü.csv (12,345 bytes)\n- b.npz (0 bytes)" in files
+    assert "every example's score" in files and "local report" in files and "W&B" in files
     assert "a map" in page and "local report" in page and "hidden" not in page
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,10 +16,10 @@ import pytest
 from PIL import Image, ImageSequence
 
 from lightning_dynamics.core.lightning import both
-from lightning_dynamics.panels import Film, Page, Panel, Picture, Scalar, Table
+from lightning_dynamics.panels import Download, Film, Page, Panel, Picture, Scalar, Table
 from lightning_dynamics.publishing.dispatch import Event, publish
-from lightning_dynamics.publishing.wandb import MAX_ROWS
-from tests.wandb_file import media_file, read_history
+from lightning_dynamics.publishing.wandb import ARTIFACT_TYPE, MAX_ROWS, artifact_name
+from tests.wandb_file import Artifact, media_file, read_artifacts, read_history
 
 wandb = pytest.importorskip("wandb")
 
@@ -128,6 +129,86 @@ def test_empty_tables_and_columns_of_mixed_kinds(tmp_path: Path) -> None:
     assert _strict(media_file(run_dir, row["cka/mixed"]).read_text())["data"] == [list(r) for r in mixed.rows]
 
 
+def _table(artifact: Artifact) -> dict[str, Any]:
+    """The table of the artifact that W&B makes of it: this, not the run's own file, holds the pictures."""
+    assert artifact.type == "run_table"
+    (content,) = (content for name, content in artifact.files.items() if name.endswith(".table.json"))
+    return _strict(content.decode())
+
+
+def test_pictures_in_a_table(tmp_path: Path) -> None:
+    thin, dot = Picture(IMAGE[:1], "class 3, ünï"), Picture(IMAGE[:1, :1])
+    rows = [[0, thin, None], [1, None, None], [2, dot, None], [3, thin, None], [float("nan"), None, None]]
+    run_dir = _publish(tmp_path, {"vog/hardest": Table(["index", "image", "only None"], rows)})
+    (row,) = read_history(run_dir)
+    assert (row["vog/hardest"]["_type"], row["vog/hardest"]["nrows"]) == ("table-file", 5)
+
+    (artifact,) = read_artifacts(run_dir)
+    table = _table(artifact)
+    types = table["column_types"]["params"]["type_map"]["image"]["params"]["allowed_types"]
+    assert {kind["wb_type"] for kind in types} == {"none", "image-file"}
+    assert [row[0] for row in table["data"]] == [0, 1, 2, 3, None]
+    assert [bool(row[1]) for row in table["data"]] == [True, False, True, True, False]
+    assert table["data"][0][1].get("caption", thin.caption) == thin.caption  # wandb 0.19 leaves it out
+    for place, picture in ((0, thin), (2, dot), (3, thin)):
+        stored = Image.open(io.BytesIO(artifact.files[table["data"][place][1]["path"]]))
+        np.testing.assert_array_equal(np.asarray(stored), picture.image)
+    assert len(artifact.files) == 1 + 2  # the same picture is stored once
+
+
+def test_pictures_beside_text_and_in_long_tables(tmp_path: Path) -> None:
+    picture = Picture(IMAGE)
+    mixed = Table(["a"], [[picture], ["text"], [True], [None], [1.5]])
+    long = Table(["index", "image"], [[i, picture if i % 2000 == 0 else None] for i in range(12_000)])
+    run_dir = _publish(tmp_path, {"vog/mixed": mixed, "vog/long": long})
+    (row,) = read_history(run_dir)
+    assert (row["vog/long"]["nrows"], row["vog/long/rows_left_out"]) == (MAX_ROWS, 12_000 - MAX_ROWS)
+    cells, rows = (_table(artifact)["data"] for artifact in read_artifacts(run_dir))
+    assert cells[0][0]["_type"] == "image-file" and cells[1:] == [["text"], [True], [None], [1.5]]
+    assert [i for i, cell in rows if cell] == [0, 2000, 4000, 6000, 8000] and len(rows) == MAX_ROWS
+
+
+@pytest.mark.parametrize("logger_class", LOGGERS)
+def test_a_download_is_an_artifact(tmp_path: Path, logger_class: type) -> None:
+    logger: Any = logger_class(save_dir=str(tmp_path), offline=True)
+    files = {"scores.csv": b"index,score\n0,1.5\n", "ünï ☃.npz": bytes(range(256)), "empty": b""}
+    for epoch, step in ((0, 0), (3, 17)):
+        download = Download({**files, "step.txt": str(step).encode()}, f"VoG of äll, step {step}")
+        publish([logger], Event("vog", epoch, step, {"vog/scores": download, "vog/mean": Scalar(0.5)}))
+    run_id = logger.experiment.id
+    wandb.finish()
+    (run_dir,) = (tmp_path / "wandb").glob("offline-run-*")
+
+    rows = read_history(run_dir)
+    assert [row["vog/mean"] for row in rows] == [0.5, 0.5]
+    assert not any(key.startswith("vog/scores") for row in rows for key in row)
+    artifacts = read_artifacts(run_dir)
+    assert [artifact.metadata for artifact in artifacts] == [
+        {"key": "vog/scores", "epoch": 0, "step": 0},
+        {"key": "vog/scores", "epoch": 3, "step": 17},
+    ]
+    for artifact, step in zip(artifacts, (0, 17), strict=True):
+        assert (artifact.name, artifact.type) == (f"run-{run_id}-vog-scores", ARTIFACT_TYPE)
+        assert artifact.description == f"VoG of äll, step {step}"
+        assert artifact.files == {**files, "step.txt": str(step).encode()}
+
+
+def test_a_download_under_a_key_that_is_no_artifact_name(tmp_path: Path) -> None:
+    keys = ['vog/a<b>:c|"?*\\', "vog/ünï ☃", "vog/" + "long/" * 99, "vog/a/b", "vog/a-b", "vog/a.b"]
+    run_dir = _publish(tmp_path, {key: Download({"file": key.encode()}) for key in keys})
+    artifacts = read_artifacts(run_dir)
+    assert [artifact.files["file"].decode() for artifact in artifacts] == keys
+    assert len({artifact.name for artifact in artifacts}) == len(keys)
+
+
+def test_artifact_names() -> None:
+    assert artifact_name("1x2y", "vog/per_class/scores") == "run-1x2y-vog-per_class-scores"
+    names = [
+        artifact_name(run_id, key) for run_id in ("1x2y", "my run ü", "r" * 128) for key in ("☃", "v/a b", "v/a-b")
+    ]
+    assert len(set(names)) == 9 and all(re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", name) for name in names)
+
+
 def test_the_reader_joins_records_that_cross_blocks(tmp_path: Path) -> None:
     panels: dict[str, Panel] = {f"cka/layer {i}": Scalar(i) for i in range(5000)}
     (row,) = read_history(_publish(tmp_path, panels))
@@ -136,11 +217,12 @@ def test_the_reader_joins_records_that_cross_blocks(tmp_path: Path) -> None:
 
 def test_a_disabled_run_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_dynamics.publishing.wandb._medium", lambda panel: pytest.fail("encoded"))
+    panels = {"cka/picture": Picture(IMAGE), "cka/mean": Scalar(1.0), "cka/files": Download({"a": b"b"})}
     # The argument, because W&B reads WANDB_MODE only once in a process.
     logger: Any = LOGGERS[0](save_dir=str(tmp_path), mode="disabled")
-    publish([logger], Event("cka", 0, 0, {"cka/picture": Picture(IMAGE), "cka/mean": Scalar(1.0)}))
+    publish([logger], Event("cka", 0, 0, panels))
     assert logger.experiment.disabled
-    assert not list(tmp_path.rglob("*.wandb"))
+    assert not list(tmp_path.rglob("*.wandb")) and not list(tmp_path.rglob("staging/*"))
 
 
 def test_importing_needs_neither_wandb_nor_tensorboard() -> None:

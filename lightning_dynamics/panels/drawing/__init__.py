@@ -1,26 +1,36 @@
-"""Charts as uint8 images: maps, curves, bars, histograms and mosaics, over layers or over training time.
+"""Charts as uint8 images: of layers, of training time, of how values are distributed, and of single examples.
 
 Drawn with matplotlib's Agg canvas alone: no pyplot, no backend, no global setting is touched, no random
 number is drawn, and the same input gives the same bytes. The size of an image follows from the labels (and
-from which axis titles there are), never from the values, the title or the footer: frames of one film fit.
+from which axis titles there are, and from how many images of which shapes are shown), never from the values,
+the title or the footer: frames of one film fit.
 """
 
 from lightning_dynamics.panels.drawing.bars import bars
+from lightning_dynamics.panels.drawing.boxes import box_plot
 from lightning_dynamics.panels.drawing.curves import profile
+from lightning_dynamics.panels.drawing.gallery import Tile, gallery
 from lightning_dynamics.panels.drawing.histogram import signed_histogram
 from lightning_dynamics.panels.drawing.map import heat_map
 from lightning_dynamics.panels.drawing.mosaic import mosaic_frame
+from lightning_dynamics.panels.drawing.plain_histogram import histogram
 from lightning_dynamics.panels.drawing.raster import raster
+from lightning_dynamics.panels.drawing.scatter import scatter
 from lightning_dynamics.panels.drawing.series import time_series
 from lightning_dynamics.panels.drawing.shares import shares_over_time
 from lightning_dynamics.panels.drawing.timemap import time_map
 
 __all__ = [
+    "Tile",
     "bars",
+    "box_plot",
+    "gallery",
     "heat_map",
+    "histogram",
     "mosaic_frame",
     "profile",
     "raster",
+    "scatter",
     "shares_over_time",
     "signed_histogram",
     "time_map",

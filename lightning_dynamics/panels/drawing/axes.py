@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lightning_dynamics.panels.drawing.canvas import FAINT, PAD, TEXT_PX, Canvas, text_width
-from lightning_dynamics.panels.drawing.lettering import fit, footer_height
+from lightning_dynamics.panels.drawing.lettering import draw_title_and_footer, fit, footer_height, title_height
 from lightning_dynamics.panels.drawing.scale import tick_values
 
 AXIS_TITLE = 38
@@ -56,6 +56,41 @@ class Plot:
         low, high = self.y_limits
         share = (np.asarray(values, dtype=np.float64) - low) / (high - low)
         return self.bottom + self.edge + share * (self.height - 2 * self.edge)
+
+
+def start_chart(
+    width: int,
+    height: int,
+    x_limits: tuple[float, float],
+    y_limits: tuple[float, float],
+    *,
+    title: str,
+    footer: str,
+    x_title: str,
+    above: int = 0,
+    beside: int = 12,
+    edge: float = 0.0,
+) -> tuple[Canvas, Plot]:
+    """Start a sheet around one plot of numbers: with title and footer, and room for both axes.
+
+    Args:
+        width: of the plot, in pixels.
+        height: of the plot, in pixels.
+        x_limits: numbers at the left and right edge.
+        y_limits: numbers at the lower and upper edge.
+        title: one line.
+        footer: wrapped, and set smaller when long.
+        x_title: what the horizontal axis is; room is kept for it unless it is empty.
+        above: pixels between the plot and the title, such as for a legend.
+        beside: pixels right of the plot.
+        edge: see :class:`Plot`.
+    """
+    left = PAD + AXIS_TITLE + NUMBERS + 12
+    sheet_width = left + width + beside + PAD
+    bottom = footer_height(sheet_width) + x_axis_height(x_title)
+    canvas = Canvas(sheet_width, bottom + height + above + title_height())
+    draw_title_and_footer(canvas, title, footer)
+    return canvas, Plot(left, bottom, width, height, x_limits, y_limits, edge)
 
 
 def check_steps(x: ArrayLike) -> NDArray[np.float64]:
@@ -148,6 +183,11 @@ def draw_x_axis(canvas: Canvas, plot: Plot, ticks: Sequence[float], texts: Seque
             free = x + half + 0.5 * px
 
 
+def draw_x_grid(canvas: Canvas, plot: Plot, ticks: Sequence[float]) -> None:
+    """Draw a vertical grid line at every tick."""
+    canvas.lines([[(x, plot.bottom), (x, plot.bottom + plot.height)] for x in plot.x(ticks)], color=GRID)
+
+
 def x_axis_height(title: str = "") -> int:
     """Pixels that :func:`draw_x_axis` and the axis title take."""
     return 14 + math.ceil(1.2 * TEXT_PX) + (AXIS_TITLE if title else 0)
@@ -157,6 +197,12 @@ def draw_baseline(canvas: Canvas, plot: Plot) -> None:
     """Draw the line along the lower edge of the plot."""
     line = [(plot.left, plot.bottom), (plot.left + plot.width, plot.bottom)]
     canvas.lines([line], color=_BASELINE, width=1.5)
+
+
+def draw_nothing(canvas: Canvas, plot: Plot) -> None:
+    """Say that there is nothing to show."""
+    middle = plot.left + plot.width / 2, plot.bottom + plot.height / 2
+    canvas.text(*middle, "no values", px=25, ha="center", color=FAINT)
 
 
 def draw_x_title(canvas: Canvas, plot: Plot, title: str) -> None:

@@ -107,12 +107,12 @@ class Canvas:
         )
 
     def image(self, pixels: NDArray[np.uint8], left: int, bottom: int) -> None:
-        """Place ``(h, w, 3)`` uint8 pixels, first row on top, unscaled."""
-        opaque = np.full((*pixels.shape[:2], 4), 255, dtype=np.uint8)
-        opaque[:, :, :3] = pixels[::-1]  # Agg counts rows from below.
+        """Place ``(h, w, 3)`` or, with opacity, ``(h, w, 4)`` uint8 pixels, first row on top, unscaled."""
+        rgba = np.full((*pixels.shape[:2], 4), 255, dtype=np.uint8)
+        rgba[:, :, : pixels.shape[2]] = pixels[::-1]  # Agg counts rows from below.
 
         def paint(renderer: Any) -> None:
-            renderer.draw_image(renderer.new_gc(), left, bottom, opaque)
+            renderer.draw_image(renderer.new_gc(), left, bottom, rgba)
 
         self._strokes.append(paint)
 

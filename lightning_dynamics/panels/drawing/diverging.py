@@ -48,18 +48,31 @@ class DivergingScale:
         label: what the values are.
         root: whether colours follow the square root of the size, which shows small values beside large ones;
             then ``low`` is ``-high``.
+        span: the part of the colour map that is used, between 0 and 1.
     """
+
+    foot = 2 * _BAR
+    """Pixels below the upright bar, kept free for a swatch whether or not the picture needs it."""
 
     width = _BAR + 10 + NUMBERS + 46
     """Pixels that the upright bar takes with its texts."""
 
-    def __init__(self, low: float, high: float, cmap: str = DIVERGING, label: str = "", *, root: bool = False) -> None:
+    def __init__(
+        self,
+        low: float,
+        high: float,
+        cmap: str = DIVERGING,
+        label: str = "",
+        *,
+        root: bool = False,
+        span: tuple[float, float] | None = None,
+    ) -> None:
         """Look the colour map up."""
         from matplotlib import colormaps
 
         self.low, self.high, self.label, self._root = low, high, label, root
         # The outermost colours of a diverging map are nearly black: both ends would look alike.
-        shares = np.linspace(0.08, 0.92, 257) if cmap == DIVERGING else np.linspace(0, 1, 257)
+        shares = np.linspace(*(span or ((0.08, 0.92) if cmap == DIVERGING else (0.0, 1.0))), 257)
         self._table = np.array(colormaps[cmap](shares, bytes=True)[:, :3], dtype=np.uint8)
         ticks = [-high / 4, 0.0, high / 4] if root else tick_values(low, high)
         self._ticks = [low, *(tick for tick in ticks if low < tick < high), high]
@@ -74,7 +87,7 @@ class DivergingScale:
 
     def draw(self, canvas: Canvas, left: int, bottom: int, height: int, values: NDArray[np.float64]) -> None:
         """Draw the bar upright beside a map of ``height`` pixels that shows ``values``."""
-        foot = 2 * _BAR  # Kept free for a swatch, whether or not this picture needs it.
+        foot = self.foot
         length = height - foot
         ramp = (np.arange(length)[::-1] + 0.5) / length
         self._draw_ramp(canvas, np.repeat(ramp[:, None], _BAR, axis=1), left, bottom + foot)

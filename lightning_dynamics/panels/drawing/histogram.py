@@ -6,22 +6,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lightning_dynamics.panels.drawing.axes import (
-    AXIS_TITLE,
     NUMBERS,
     ZERO,
-    Plot,
+    draw_nothing,
     draw_x_axis,
     draw_x_title,
     draw_y_axis,
     draw_y_title,
     round_limits,
+    start_chart,
     tick_texts,
-    x_axis_height,
 )
-from lightning_dynamics.panels.drawing.canvas import FAINT, INK, PAD, TEXT_PX, Canvas, house_style, text_width
+from lightning_dynamics.panels.drawing.canvas import INK, TEXT_PX, house_style, text_width
 from lightning_dynamics.panels.drawing.diverging import NEGATIVE, POSITIVE
 from lightning_dynamics.panels.drawing.legend import ROW, Entry, draw_legend
-from lightning_dynamics.panels.drawing.lettering import draw_title_and_footer, footer_height, title_height
 from lightning_dynamics.panels.drawing.scale import tick_values
 
 _WIDTH, _HEIGHT = 960, 420
@@ -79,14 +77,13 @@ def signed_histogram(
         halves = halves[:, filled[0] : filled[-1] + 1]
         sizes = sizes[filled[0] : filled[-1] + 2]
     legend = ROW + 12
-    start = PAD + AXIS_TITLE + NUMBERS + 12
-    sheet_width = start + _WIDTH + PAD + 12
-    bottom = footer_height(sheet_width) + x_axis_height(x_title)
-    canvas = Canvas(sheet_width, bottom + _HEIGHT + legend + title_height())
     limits = (0.0, round_limits(halves)[1])
-    plot = Plot(start, bottom, _WIDTH, _HEIGHT, (0.0, float(_WIDTH)), limits, 0)
+    across = (0.0, float(_WIDTH))
+    canvas, plot = start_chart(
+        _WIDTH, _HEIGHT, across, limits, title=title, footer=footer, x_title=x_title, above=legend
+    )
+    start, bottom = plot.left, plot.bottom
 
-    draw_title_and_footer(canvas, title, footer)
     ticks = tick_values(*limits) if len(filled) else []
     draw_y_axis(canvas, plot, ticks, tick_texts(ticks), NUMBERS)
     # From zero outwards: the place of each edge, in pixels from the middle.
@@ -98,17 +95,17 @@ def signed_histogram(
         for sign, counts, other, colour in ((-1, *halves, NEGATIVE), (1, *halves[::-1], POSITIVE)):
             places = middle + sign * outwards
             tops = plot.y(counts)
-            outline = [(places[0], bottom), *_stairs(places, tops), (places[-1], bottom)]
+            outline = [(places[0], bottom), *stairs(places, tops), (places[-1], bottom)]
             canvas.areas([outline], color=colour)
-            x, y = zip(*_stairs(places, plot.y(other)), strict=True)
+            x, y = zip(*stairs(places, plot.y(other)), strict=True)
             canvas.line(x, y, color=INK, width=1.3, solid_joinstyle="miter")
         entries = [Entry(f"{left_name}: {_count(totals[0])}", NEGATIVE, "box")]
         entries += [Entry(f"{right_name}: {_count(totals[1])}", POSITIVE, "box")]
         entries += [Entry("the other side, mirrored", INK, "line")]
-        draw_legend(canvas, entries, start, bottom + _HEIGHT + legend, sheet_width)
+        draw_legend(canvas, entries, start, bottom + _HEIGHT + legend, canvas.width)
         canvas.lines([[(middle, bottom), (middle, bottom + _HEIGHT)]], color=ZERO)
     else:
-        canvas.text(middle, bottom + _HEIGHT / 2, "no values", px=25, ha="center", color=FAINT)
+        draw_nothing(canvas, plot)
     at, texts = _powers(sizes, outwards) if len(filled) else ([], [])
     places_of_ticks = [_WIDTH / 2 - place for place in at[::-1]] + [_WIDTH / 2] + [_WIDTH / 2 + p for p in at]
     draw_x_axis(canvas, plot, places_of_ticks, [f"−{text}" for text in texts[::-1]] + ["0"] + texts)
@@ -123,8 +120,8 @@ def _same_length(left: ArrayLike, right: ArrayLike) -> tuple[ArrayLike, ArrayLik
     return left, right
 
 
-def _stairs(places: NDArray[np.float64], tops: NDArray[np.float64]) -> list[tuple[float, float]]:
-    """Corners of the upper edge of bars between the places."""
+def stairs(places: NDArray[np.float64], tops: NDArray[np.float64]) -> list[tuple[float, float]]:
+    """Corners of the upper edge of bars of these heights between the places (one more than bars)."""
     x, y = np.repeat(places, 2)[1:-1], np.repeat(tops, 2)
     return [(float(a), float(b)) for a, b in zip(x, y, strict=True)]
 

@@ -46,6 +46,13 @@ def series_colours(count: int, *, ink: bool = True) -> list[str]:
     return [to_hex(colormaps["viridis"](0.92 * i / (count - 1))) for i in range(count)]
 
 
+def checked_colours(count: int, names: Sequence[str], colours: Sequence[str] | None) -> list[str]:
+    """Give each of ``count`` series its colour, by default one of ours; raise ValueError unless all have a name."""
+    if not count or len(names) != count or (colours is not None and len(colours) != count):
+        raise ValueError(f"there are {count} series, but {len(names)} names and {colours and len(colours)} colours")
+    return list(colours or series_colours(count))
+
+
 def legend_rows(texts: Sequence[str], width: float) -> int:
     """Rows that entries with these texts need."""
     places = _places(texts, width)

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lightning_dynamics.panels.drawing.axes import (
-    AXIS_TITLE,
     NUMBERS,
     TIME_WIDTH,
     ZERO,
@@ -22,12 +21,12 @@ from lightning_dynamics.panels.drawing.axes import (
     draw_y_axis,
     draw_y_title,
     round_limits,
+    start_chart,
     tick_texts,
     time_limits,
     time_ticks,
-    x_axis_height,
 )
-from lightning_dynamics.panels.drawing.canvas import FAINT, INK, PAD, Canvas, house_style, text_width
+from lightning_dynamics.panels.drawing.canvas import FAINT, INK, Canvas, house_style, text_width
 from lightning_dynamics.panels.drawing.legend import (
     Entry,
     capped,
@@ -37,7 +36,7 @@ from lightning_dynamics.panels.drawing.legend import (
     more_text,
     series_colours,
 )
-from lightning_dynamics.panels.drawing.lettering import draw_title_and_footer, footer_height, shorten, title_height
+from lightning_dynamics.panels.drawing.lettering import shorten
 from lightning_dynamics.panels.drawing.scale import check_limits, tick_values
 
 _HEIGHT = 460
@@ -114,7 +113,6 @@ def time_series(
     bold, short = short[: len(thick)], short[len(thick) :]
     many = len(thin) > _NAMED_AT_THE_END
     beside = 34 + math.ceil(max(text_width(name, _END_PX) for name in short)) if many else 0
-    left = PAD + AXIS_TITLE + NUMBERS + 12
     colours = series_colours(len(thin), ink=not len(thick))
     final = np.array([_last(line) for line in thin])
     entries = [Entry(name, INK if i else _BROAD, _KINDS[min(i, 2)][0]) for i, name in enumerate(bold)]
@@ -132,12 +130,10 @@ def time_series(
         entries += lines
     legend = legend_height(min(together, rows))
 
-    sheet_width = left + TIME_WIDTH + max(beside, 12) + PAD
-    bottom = footer_height(sheet_width) + x_axis_height(x_title)
-    canvas = Canvas(sheet_width, bottom + _HEIGHT + legend + title_height())
-    plot = Plot(left, bottom, TIME_WIDTH, _HEIGHT, time_limits(steps), (low, high), _EDGE)
+    room: dict[str, Any] = {"above": legend, "beside": max(beside, 12), "edge": _EDGE, "x_title": x_title}
+    canvas, plot = start_chart(TIME_WIDTH, _HEIGHT, time_limits(steps), (low, high), title=title, footer=footer, **room)
+    left, bottom = plot.left, plot.bottom
 
-    draw_title_and_footer(canvas, title, footer)
     if shaded is not None:
         _draw_band(canvas, plot, steps, shaded[0], shaded[1])
     ticks = tick_values(low, high)

@@ -26,13 +26,15 @@ class LocalReport(Logger):
     """Writes every panel into a folder and shows the folder as one page, ``index.html``.
 
     The page is self-contained (pictures, styles and scripts inside), makes no network request and can be opened
-    from disk or mailed. It lies in ``{save_dir}/{name}/version_{k}/`` beside what it is made from::
+    from disk or mailed; only the links to downloads need the folder. It lies in
+    ``{save_dir}/{name}/version_{k}/`` beside what it is made from::
 
         events.jsonl    one line per event: its panels, with the names of their files
         metrics.jsonl   one line per ``self.log``: the ordinary training scalars
         run.json        hyperparameters and status
         media/          pictures (PNG), films (GIF), tables (JSON), pages (HTML)
         results/        the raw numbers (``Result.load`` reads them back)
+        files/          downloads, if there are any: the latest of each, linked from the page
 
     The page is rewritten after every event that has more than numbers to show, and at most every 30 seconds for
     numbers alone.

@@ -12,6 +12,7 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from lightning_dynamics.publishing.local_report.store import read_lines, read_run, safe
 
@@ -25,10 +26,11 @@ _CURVE_POINTS = 1000
 
 @dataclass
 class Section:
-    """What one analysis logged: per scalar key its curve, per panel its entries by step."""
+    """What one analysis logged: per scalar key its curve, per panel its entries by step, per download the latest."""
 
     scalars: dict[str, Curve] = field(default_factory=dict)
     panels: dict[tuple[str, str], dict[int, dict[str, Any]]] = field(default_factory=dict)
+    downloads: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def render(folder: Path, title: str, max_history: int) -> str:
@@ -50,12 +52,17 @@ def render(folder: Path, title: str, max_history: int) -> str:
                 for (key, kind), entries in sorted(section.panels.items(), key=lambda item: _KINDS.index(item[0][1]))
                 if (panel := _panel(folder, key, group, kind, entries, max_history))["frames"]
             ],
+            "downloads": [
+                download
+                for key, entry in section.downloads.items()
+                if (download := _download(folder, key, group, entry))["files"]
+            ],
         }
         for group, section in sections.items()
     ]
     training = [_chart(key, "", curve) for key, curve in sorted(_read_metrics(folder).items())]
     if training:
-        shown.append({"name": "training", "charts": training, "panels": []})
+        shown.append({"name": "training", "charts": training, "panels": [], "downloads": []})
     return _template().render(
         title=title,
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -105,6 +112,8 @@ def _read_events(folder: Path) -> tuple[dict[str, Section], int]:
                 curve.pop(step, None)  # logged again as NaN, it is gone
                 if math.isfinite(entry["value"]):
                     curve[step] = entry["value"]
+            elif entry["kind"] == "download":  # the files of the last line are there, also if its step is not the last
+                section.downloads[key] = entry | {"epoch": line["epoch"], "step": step}
             else:
                 entries = section.panels.setdefault((key, entry["kind"]), {})
                 entries[step] = entry | {"epoch": line["epoch"], "step": step}
@@ -130,7 +139,8 @@ def _panel(
 ) -> dict[str, Any]:
     steps = [entries[step] for step in sorted(entries)]
     affordable = _PANEL_BYTES * len(steps) // max(1, sum(entry["bytes"] for entry in steps))
-    frames = [_frame(folder, entry) for entry in thin(steps, max(2, min(max_history, affordable)))]
+    chosen = thin(steps, max(2, min(max_history, affordable)))
+    frames = [_frame(folder, entry, _PANEL_BYTES // len(chosen)) for entry in chosen]
     present = [frame for frame in frames if frame is not None]
     last = present[-1] if present else None
     if last is not None and kind in ("picture", "film"):  # it stands in the page itself; not twice
@@ -142,10 +152,24 @@ def _panel(
         "frames": present,
         "last": last,
         "total": len(steps),
+        "some_left_out": any(frame.pop("images_left_out", 0) for frame in present),
     }
 
 
-def _frame(folder: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
+def _download(folder: Path, key: str, group: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """Links to the files that are still there."""
+    present = [name for name in entry["files"] if (folder / name).is_file()]
+    return {
+        "id": "panel-" + safe(f"{group} {key} download"),
+        "label": _label(key, group),
+        "files": [
+            {"name": Path(name).name, "href": quote(name), "bytes": (folder / name).stat().st_size} for name in present
+        ],
+        **{name: entry[name] for name in ("epoch", "step", "caption")},
+    }
+
+
+def _frame(folder: Path, entry: dict[str, Any], budget: int) -> dict[str, Any] | None:
     """One step of a panel with its content; None if somebody has deleted the file."""
     path = folder / entry["file"]
     if not path.exists():
@@ -159,9 +183,21 @@ def _frame(folder: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
             frame["content"] = f"data:{mime};base64,{base64.b64encode(path.read_bytes()).decode()}"
         case "table":
             frame["content"] = json.loads(path.read_text(encoding="utf-8"))
+            frame["images_left_out"] = _leave_out_images(frame["content"]["rows"], budget)
         case "page":
             frame["content"] = path.read_text(encoding="utf-8")
     return frame
+
+
+def _leave_out_images(rows: list[list[Any]], budget: int) -> int:
+    """Take away the images after the first ``budget`` bytes, where the rest of a long table must still be embedded."""
+    left_out = 0
+    for cell in (cell for row in rows for cell in row if isinstance(cell, dict)):
+        budget -= len(cell["image"])
+        if budget < 0:
+            del cell["image"]
+            left_out += 1
+    return left_out
 
 
 def _label(key: str, group: str) -> str:

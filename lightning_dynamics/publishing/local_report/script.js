@@ -92,10 +92,17 @@ function nearest(sorted, step) {
 }
 
 // ---- tables -----------------------------------------------------------------------------------------------
+function thumbnail({ image, width, height, caption }) {
+  if (!image) return element("span", { class: "absent", title: "left out to keep this page small; it is in the folder" }, "(image)");
+  const fit = Math.min(64 / height, 160 / width), scale = fit >= 1 ? Math.floor(fit) : fit;  // whole pixels stay crisp
+  const [w, h] = [width, height].map((size) => Math.max(1, Math.round(size * scale)));
+  return element("img", { class: fit >= 1 ? "pixels" : "", src: image, alt: caption || "image", title: caption, width: w, height: h });
+}
 function tableView(panel) {
   const table = panel.querySelector(".view table"), filter = panel.querySelector("[type=search]");
   const all = panel.querySelector(".all"), note = panel.querySelector(".rows");
   let columns = [], rows = [], sort = null, limit = 200;
+  const plain = (cell) => cell !== null && typeof cell === "object" ? cell.caption : cell;  // what stands for a picture
   const compare = (a, b) => {
     if (a === null || b === null) return (a === null) - (b === null);  // empty cells last, both ways
     const order = typeof a !== "string" && typeof b !== "string" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
@@ -103,9 +110,9 @@ function tableView(panel) {
   };
   const draw = () => {
     const wanted = filter.value.trim().toLowerCase();
-    const found = rows.filter((row) => row.some((cell) => String(cell ?? "").toLowerCase().includes(wanted)));
+    const found = rows.filter((row) => row.some((cell) => String(plain(cell) ?? "").toLowerCase().includes(wanted)));
     const place = sort ? columns.indexOf(sort.column) : -1;
-    if (place >= 0) found.sort((a, b) => compare(a[place], b[place]));
+    if (place >= 0) found.sort((a, b) => compare(plain(a[place]), plain(b[place])));
     const numeric = columns.map((_, i) => rows.some((row) => typeof row[i] === "number") && rows.every((row) => row[i] === null || typeof row[i] === "number"));
     const head = element("tr");
     columns.forEach((column, i) => {
@@ -124,7 +131,12 @@ function tableView(panel) {
     table.tHead.replaceChildren(head);
     const shown = found.slice(0, limit).map((row) => {
       const line = element("tr");
-      row.forEach((cell, i) => line.append(element("td", numeric[i] ? { class: "number" } : {}, typeof cell === "number" ? short(cell) : String(cell ?? ""))));
+      row.forEach((cell, i) => {
+        const isPicture = cell !== null && typeof cell === "object";
+        const place = element("td", numeric[i] ? { class: "number" } : {}, typeof cell === "number" ? short(cell) : isPicture ? "" : String(cell ?? ""));
+        if (isPicture) place.append(thumbnail(cell));
+        line.append(place);
+      });
       return line;
     });
     table.tBodies[0].replaceChildren(...shown);

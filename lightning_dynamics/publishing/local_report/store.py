@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_dynamics.panels import Film, Page, Panel, Picture, Scalar, Table
+from lightning_dynamics.panels import Download, Film, Page, Panel, Picture, Scalar, Table
 from lightning_dynamics.panels.encode import gif, png
 from lightning_dynamics.publishing.dispatch import Event
 
@@ -93,6 +94,8 @@ def _put(folder: Path, key: str, step: int, panel: Panel) -> dict[str, Any]:
     """Store one panel; the entry for it in the event's line."""
     if isinstance(panel, Scalar):
         return {"kind": "scalar", "value": float(panel.value)}
+    if isinstance(panel, Download):
+        return _put_files(folder, key, panel)
     kind, suffix, content = _encode(panel)
     file = f"media/{safe(key)}-step{step:08d}.{suffix}"
     replace_file(folder / file, content)
@@ -103,6 +106,21 @@ def _put(folder: Path, key: str, step: int, panel: Panel) -> dict[str, Any]:
         image = panel.image if isinstance(panel, Picture) else panel.frames[0]
         entry["height"], entry["width"] = image.shape[:2]
     return entry
+
+
+def _put_files(folder: Path, key: str, download: Download) -> dict[str, Any]:
+    """Store the files under their own names, in place of the earlier ones of this key: they may be large."""
+    readable = ".".join(safe(part) for part in key.split("/"))  # no part holds a ".", so distinct stays distinct
+    place = Path("files", readable if len(readable) <= 100 else safe(key))
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    for path in (folder / place).iterdir():
+        if path.is_file() and path.name not in download.files:
+            path.unlink()
+    for name, content in download.files.items():
+        replace_file(folder / place / name, content)
+    names = [(place / name).as_posix() for name in download.files]
+    total = sum(len(content) for content in download.files.values())
+    return {"kind": "download", "files": names, "bytes": total, "caption": download.caption}
 
 
 def _encode(panel: Picture | Film | Table | Page) -> tuple[str, str, bytes]:
@@ -119,12 +137,15 @@ def _encode(panel: Picture | Film | Table | Page) -> tuple[str, str, bytes]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON can say it: NaN and infinity as null, what it does not know as text."""
+    """As JSON can say it: NaN and infinity as null, a picture with its PNG inside, what it does not know as text."""
     match value:
         case None | bool() | int() | str():
             return value
         case float():
             return value if abs(value) < float("inf") else None
+        case Picture(image=image, caption=caption):
+            content = f"data:image/png;base64,{base64.b64encode(png(image)).decode()}"
+            return {"image": content, "width": image.shape[1], "height": image.shape[0], "caption": caption}
         case Mapping():
             return {str(key): _plain(item) for key, item in value.items()}
         case list() | tuple():

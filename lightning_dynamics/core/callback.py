@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_dynamics.core.distributed import CommonFailure, Ranks, require_whole_model
 from lightning_dynamics.core.history import History
 from lightning_dynamics.core.isolation import Mode, isolated
-from lightning_dynamics.core.lightning import Callback, ConfigurationError, steps_taken
+from lightning_dynamics.core.lightning import Callback, ConfigurationError, steps_taken, training_length
 from lightning_dynamics.core.objective import silenced
 from lightning_dynamics.core.occasion import Occasion
 from lightning_dynamics.core.probe import Probe, forget_probes, probe_for
 from lightning_dynamics.core.result import Result
-from lightning_dynamics.core.schedule import Due, Moment, Schedule
+from lightning_dynamics.core.schedule import Due, Length, Moment, Schedule
 from lightning_dynamics.panels import Panel, Panels, Scalar
 from lightning_dynamics.publishing import Event, publish
 
@@ -375,7 +375,8 @@ class AnalysisCallback(Callback, ABC):
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
         description = self.label if shown else None
         second = self._probes[1] if self.second_data is not None else None
-        return Occasion(module, self._probes[0], Ranks.of(trainer), moment, description, second, streams)
+        length = Length(*training_length(trainer), is_rehearsal=bool(trainer.fast_dev_run))  # type: ignore[attr-defined]
+        return Occasion(module, self._probes[0], Ranks.of(trainer), moment, description, second, streams, length)
 
     @final
     def _failed(self, trainer: Trainer, error: Exception | None) -> bool:

@@ -1,10 +1,11 @@
-"""A module at the weights of a Lightning checkpoint, for a while."""
+"""Lightning checkpoints: when they were written, and a module at their weights for a while."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +13,19 @@ from torch import nn
 from lightning_dynamics.core.isolation import isolated
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.parameters import plain_name
+
+
+def place_in_training(path: str | PathLike[str], *, argument: str) -> tuple[int, int]:
+    """Epoch (from 0) and step at which a checkpoint was written.
+
+    Raises:
+        ConfigurationError: naming ``argument``: no readable checkpoint, or one that does not say.
+    """
+    checkpoint = _load(path, argument)
+    try:
+        return int(checkpoint["epoch"]), int(checkpoint["global_step"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"`{argument}={str(path)!r}` does not say its epoch and step: {error!r}") from error
 
 
 @contextmanager
@@ -23,14 +37,7 @@ def at_checkpoint(module: nn.Module, path: str | PathLike[str], *, argument: str
     Raises:
         ConfigurationError: naming ``argument``: no readable checkpoint, or one of another architecture.
     """
-    try:
-        # Whole pickles may run code; weights and plain values cannot.
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        saved = {plain_name(name): value for name, value in checkpoint["state_dict"].items()}
-    except Exception as error:
-        raise ConfigurationError(
-            f"`{argument}={str(path)!r}` is no Lightning checkpoint that loads with `weights_only=True`: {error}"
-        ) from error
+    saved = {plain_name(name): value for name, value in _load(path, argument)["state_dict"].items()}
     own = {plain_name(name): name for name in module.state_dict()}
     with isolated(module, mode="train" if module.training else "eval", grad=torch.is_grad_enabled()):
         try:
@@ -40,3 +47,16 @@ def at_checkpoint(module: nn.Module, path: str | PathLike[str], *, argument: str
                 f"`{argument}={str(path)!r}` does not fit {type(module).__name__}: {error}"
             ) from error
         yield
+
+
+def _load(path: str | PathLike[str], argument: str) -> dict[str, Any]:
+    try:
+        # Whole pickles may run code; weights and plain values cannot.
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(checkpoint["state_dict"], dict):
+            raise TypeError("its `state_dict` is none")
+    except Exception as error:
+        raise ConfigurationError(
+            f"`{argument}={str(path)!r}` is no Lightning checkpoint that loads with `weights_only=True`: {error}"
+        ) from error
+    return checkpoint

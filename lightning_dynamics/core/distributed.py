@@ -83,6 +83,14 @@ class Ranks:
         dist.all_reduce(total)
         return total.to(tensor.device)
 
+    def handed_round(self, tensor: Tensor, owner: int) -> Tensor:
+        """The owner's tensor, in every process; the others give one of the same shape and dtype, to be filled."""
+        if self.size == 1:
+            return tensor
+        shared = tensor.detach().to(self.device, copy=True).contiguous()
+        dist.broadcast(shared, src=owner)
+        return shared.to(tensor.device)
+
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set in any process."""
         return flag if self.size == 1 else bool(self.sum(torch.tensor([float(flag)], dtype=torch.float32)) > 0)
@@ -113,6 +121,4 @@ class Ranks:
         if self.size > 1:
             for buffer in module.buffers():
                 if buffer.numel():
-                    shared = buffer.detach().to(self.device, copy=True).contiguous()
-                    dist.broadcast(shared, src=0)
-                    buffer.data.copy_(shared)
+                    buffer.data.copy_(self.handed_round(buffer, owner=0))

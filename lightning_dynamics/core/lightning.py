@@ -65,6 +65,17 @@ def steps_taken(trainer: Trainer, *, in_batch: bool = False) -> int:
     return trainer.fit_loop.epoch_loop._batches_that_stepped + in_batch
 
 
+def training_length(trainer: Trainer) -> tuple[int | None, int | None]:
+    """Whole epochs and steps that this training is to take, from its very beginning; None where nobody knows."""
+    steps = trainer.estimated_stepping_batches
+    if not 0 < steps < float("inf"):  # -1 if only an epoch's length is missing
+        return None, None
+    batches = trainer.num_training_batches
+    if batches == float("inf"):
+        return None, int(steps)
+    return int(steps) // max(1, -(-int(batches) // trainer.accumulate_grad_batches)), int(steps)
+
+
 def validation_loaders(trainer: Trainer) -> Any:
     """The validation loader(s), also before Lightning has set them up (``check_val_every_n_epoch > 1``).
 

@@ -5,6 +5,7 @@ Call these inside :func:`~lightning_dynamics.core.isolation.isolated`: they run 
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -116,16 +117,42 @@ def predictions(module: nn.Module, batch: Any, predict_fn: PredictFn | None = No
     """
     if predict_fn is not None:
         return predict_fn(module, batch)
-    targets = None
-    if isinstance(batch, Mapping):
-        targets = next((batch[key] for key in TARGET_KEYS if key in batch), None)
-    elif isinstance(batch, list | tuple) and len(batch) >= 2:
-        targets = batch[1]
+    targets = targets_in(batch)
     logits = first_tensor(forward(module, batch))
     if targets is None or logits is None:
         missing = "targets in the batch" if targets is None else "tensor in the output of `forward`"
         raise ConfigurationError(f"found no {missing}: pass `predict_fn(module, batch) -> (logits, targets)`")
     return logits, targets
+
+
+def targets_in(batch: Any) -> Any:
+    """The targets of an ``(inputs, targets)`` batch, or of a mapping with one of the usual keys; else None."""
+    if isinstance(batch, Mapping):
+        return next((batch[key] for key in TARGET_KEYS if key in batch), None)
+    return batch[1] if isinstance(batch, list | tuple) and len(batch) >= 2 else None
+
+
+def inputs_in(batch: Any) -> Any:
+    """The inputs of an ``(inputs, …)`` batch, of a mapping with one of the usual keys, or the batch itself; or None."""
+    if isinstance(batch, Mapping):
+        return next((batch[key] for key in INPUT_KEYS if key in batch), None)
+    if isinstance(batch, list | tuple):
+        return batch[0] if len(batch) else None
+    return batch
+
+
+def with_inputs(batch: Any, inputs: Any) -> Any:
+    """The batch with other inputs where :func:`inputs_in` finds them; the batch itself is not changed."""
+    if isinstance(batch, Mapping):
+        key = next(key for key in INPUT_KEYS if key in batch)
+        changed = copy.copy(batch)
+        changed[key] = inputs  # type: ignore[index]
+        return changed
+    if isinstance(batch, list | tuple):
+        items = [inputs, *batch[1:]]
+        # A named tuple takes its items one by one.
+        return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
+    return inputs
 
 
 def first_tensor(output: Any) -> Tensor | None:

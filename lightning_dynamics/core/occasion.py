@@ -13,7 +13,7 @@ from lightning_dynamics.core.distributed import Ranks
 from lightning_dynamics.core.probe import Batch, Probe
 from lightning_dynamics.core.progress import progress
 from lightning_dynamics.core.random_state import generators_of, seed_all
-from lightning_dynamics.core.schedule import Moment
+from lightning_dynamics.core.schedule import Length, Moment
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Occasion:
         description: for the progress bar; None shows none.
         second_probe: further examples, if the analysis asked for some.
         streams: the generators that the module holds, if they are known.
+        length: of the whole training.
     """
 
     module: nn.Module
@@ -37,6 +38,7 @@ class Occasion:
     description: str | None = None
     second_probe: Probe | None = None
     streams: list[Any] | None = None
+    length: Length = Length()
 
     def batches(self, probe: Probe | None = None) -> Iterator[Batch]:
         """This process's share of the probe (or of another one), with a progress bar if it takes long.

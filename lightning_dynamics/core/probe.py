@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch import nn
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, default_collate
 
 from lightning_dynamics.core.lightning import ConfigurationError, sampled_indices, to_device, validation_loaders
@@ -181,16 +182,56 @@ def probe_for(
     shared = _probes.setdefault(trainer, {})
     key = (id(module), id(dataset), id(collate), population, name, num_examples, batch_size, seed, smallest_batch)
     if key not in shared:
-        size = len(dataset) if population is None else len(population)  # type: ignore[arg-type]
-        generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(size, generator=generator)[:num_examples]
-        if population is not None:
-            chosen = torch.tensor(population)[chosen]
-        batches = tuple(tuple(part.tolist()) for part in chosen.split(batch_size))
-        if size < num_examples and len(batches) > 1 and len(batches[-1]) < smallest_batch:
-            batches = batches[:-1]
+        batches = _minibatches(dataset, population, num_examples, batch_size, seed, smallest_batch)
         shared[key] = Probe(dataset, name, batches, collate, lambda batch: to_device(trainer, module, batch), seed=seed)
     return shared[key]
+
+
+def probe_without_trainer(
+    module: nn.Module,
+    data: Dataset[Any] | DataLoader[Any],
+    *,
+    num_examples: int,
+    batch_size: int,
+    seed: int,
+    argument: str = "data",
+) -> Probe:
+    """The probe that :func:`probe_for` would choose from this Dataset or DataLoader, on the module's device.
+
+    Floating point tensors come in the dtype of the module's first parameter, as a Trainer would hand them to it.
+
+    Raises:
+        ConfigurationError: as :func:`probe_for`; ``data`` is a word.
+    """
+    if isinstance(data, str):
+        raise ConfigurationError(f"`{argument}={data!r}`: there is no Trainer here; give a Dataset or a DataLoader")
+    name, dataset, collate, population = _resolve(None, data, argument)
+    parameter = next(module.parameters(), torch.empty(0))
+
+    def place(batch: Any) -> Any:
+        def moved(leaf: Any) -> Any:
+            if not isinstance(leaf, torch.Tensor):
+                return leaf
+            return leaf.to(parameter.device, parameter.dtype if leaf.is_floating_point() else leaf.dtype)
+
+        return tree_map(moved, batch)
+
+    batches = _minibatches(dataset, population, num_examples, batch_size, seed, 1)
+    return Probe(dataset, name, batches, collate, place, seed=seed)
+
+
+def _minibatches(
+    dataset: Any, population: tuple[int, ...] | None, num_examples: int, batch_size: int, seed: int, smallest_batch: int
+) -> tuple[tuple[int, ...], ...]:
+    """Data set indices, chosen by the seed."""
+    size = len(dataset) if population is None else len(population)
+    chosen = torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:num_examples]
+    if population is not None:
+        chosen = torch.tensor(population)[chosen]
+    batches = tuple(tuple(part.tolist()) for part in chosen.split(batch_size))
+    if size < num_examples and len(batches) > 1 and len(batches[-1]) < smallest_batch:
+        batches = batches[:-1]
+    return batches
 
 
 def forget_probes(trainer: Trainer) -> None:
@@ -199,13 +240,15 @@ def forget_probes(trainer: Trainer) -> None:
 
 
 def _resolve(
-    trainer: Trainer, data: Any, argument: str
+    trainer: Trainer | None, data: Any, argument: str
 ) -> tuple[str, Dataset[Any], Callable[[list[Any]], Any], tuple[int, ...] | None]:
     """Name, data set, collate function, and the indices to choose from if a sampler leaves some out."""
     name, source = data if isinstance(data, str) else type(data).__name__, data
     if name == "train" and isinstance(data, str):
+        assert trainer is not None
         source = trainer.train_dataloader
     elif name == "val" and isinstance(data, str):
+        assert trainer is not None
         with preserved_random_state():
             source = validation_loaders(trainer)
         if source is None or (isinstance(source, list | tuple) and not source):

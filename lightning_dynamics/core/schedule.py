@@ -24,6 +24,21 @@ class Moment:
     step: int
 
 
+@dataclass(frozen=True)
+class Length:
+    """How long a training is to be.
+
+    Args:
+        epochs: whole ones; None if nobody knows.
+        steps: likewise.
+        is_rehearsal: a ``fast_dev_run``: a batch or two, to see whether everything runs.
+    """
+
+    epochs: int | None = None
+    steps: int | None = None
+    is_rehearsal: bool = False
+
+
 class Due(Protocol):
     """Anything that can tell whether an analysis is due."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from tests.house.models import Convnet, NoisyImages
@@ -36,11 +36,20 @@ class Undisturbed(Convnet):
         return super().forward(x)
 
 
-def fit(folder: Path, callback: Any, *, checkpoint: str | None = None, **options: Any) -> None:
+class Stops(Callback):
+    """An interruption: the Trainer was meant to go on."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        trainer.should_stop = trainer.global_step == self.step
+
+
+def fit(folder: Path, callback: Any, *, checkpoint: str | None = None, stop: int = -1) -> None:
     torch.manual_seed(0)
     keeper = ModelCheckpoint(dirpath=folder, filename="{step}", save_top_k=-1, every_n_train_steps=3)
-    settings = {"enable_checkpointing": True, "max_epochs": 3} | options
-    run = trainer(folder, [callback, keeper], **settings)
+    run = trainer(folder, [callback, keeper, Stops(stop)], enable_checkpointing=True, max_epochs=3)
     run.fit(Undisturbed(), DataLoader(Quiet(), 8), ckpt_path=checkpoint)
 
 
@@ -51,7 +60,7 @@ def test_resumed_equals_uninterrupted(tenant: str, stop: int, tmp_path: Path) ->
     whole = TENANTS[tenant].make(**options)
     fit(tmp_path / "whole", whole)
     first = TENANTS[tenant].make(**options)
-    fit(tmp_path / "cut", first, max_steps=stop)
+    fit(tmp_path / "cut", first, stop=stop)
     resumed = TENANTS[tenant].make(**options)
     fit(tmp_path / "cut", resumed, checkpoint=str(tmp_path / "cut" / f"step={stop}.ckpt"))
     assert [result.step for result in resumed.results] == [result.step for result in whole.results]

@@ -5,6 +5,7 @@ from lightning_dynamics.core.callback import AnalysisCallback
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.loss_contribution import LossContributionCallback, LossContributionResult
 from lightning_dynamics.publishing import LocalReport
+from lightning_dynamics.vog import DifficultySampler, VoGCallback, VoGResult
 
 __version__ = "0.1.0"
 
@@ -13,7 +14,10 @@ __all__ = [
     "CKACallback",
     "CKAResult",
     "ConfigurationError",
+    "DifficultySampler",
     "LocalReport",
     "LossContributionCallback",
     "LossContributionResult",
+    "VoGCallback",
+    "VoGResult",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_dynamics import AnalysisCallback, CKACallback, LossContributionCallback
+from lightning_dynamics import AnalysisCallback, CKACallback, LossContributionCallback, VoGCallback
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,26 @@ def _loss_contribution(**overrides: Any) -> LossContributionCallback:
 def _loss_contribution_by_class(**overrides: Any) -> LossContributionCallback:
     return _loss_contribution(
         **{"per_class": True, "batchnorm": "attributed", "rule": "adaptive", "second_data": "train"} | overrides
+    )
+
+
+def _vog(**overrides: Any) -> VoGCallback:
+    settings = {"num_examples": 24, "batch_size": 8, "at_start": True, "on_error": "raise"}
+    return VoGCallback(**settings | overrides)
+
+
+def _vog_without_labels(**overrides: Any) -> VoGCallback:
+    return _vog(
+        **{
+            "target": "prediction",
+            "attribution": "smoothgrad",
+            "samples": 2,
+            "with_respect_to": "conv",
+            "windows": {"first": {"epochs": [0, 1]}, "good": {"accuracy": [0.2, None]}},
+            "every_n_train_steps": 2,
+            "memory_limit": 0,
+        }
+        | overrides
     )
 
 
@@ -119,5 +139,52 @@ TENANTS = {
         keys=("cumulative", "classes", "classes_by_layer", "difference", "values", "class/0"),
         bad=_ANYWHERE,
         yaml={"batchnorm": "attributed", "every_n_train_steps": None, "per_parameter": False},
+    ),
+    "vog": Tenant(
+        make=_vog,
+        keys=(
+            "examples/all",
+            "error_by_percentile",
+            "histogram",
+            "classes",
+            "data_map",
+            "map",
+            "values",
+            "accuracy",
+            "mean/all",
+            "error_of_easiest/all",
+            "error_of_hardest/all",
+            "never_learned",
+        ),
+        bad=_ANYWHERE
+        + (
+            ({"target": "truth"}, "target"),
+            ({"target": "final_prediction"}, "score_checkpoints"),
+            ({"target": "operator.is_"}, "target"),
+            ({"variant": "std"}, "variant"),
+            ({"channel": "max"}, "channel"),
+            ({"ddof": 2}, "ddof"),
+            ({"attribution": "lrp"}, "attribution"),
+            ({"samples": 0}, "samples"),
+            ({"with_respect_to": "no_such_layer"}, "with_respect_to"),
+            ({"with_respect_to": "*"}, "with_respect_to"),
+            ({"with_respect_to": "act"}, "with_respect_to"),
+            ({"with_respect_to": "accuracy"}, "with_respect_to"),
+            ({"windows": {"all": {"epochs": [0, 1]}}}, "windows"),
+            ({"windows": {"late": {"epoch": [0, 1]}}}, "windows"),
+            ({"windows": {"late": {"epochs": [1, 1]}}}, "windows"),
+            ({"windows": {"late": {"epochs": [1, None]}}}, "windows"),
+            ({"windows": {"late": {"steps": [100, None]}}}, "windows"),
+            ({"at_start": False, "every_n_epochs": None}, "every_n_train_steps"),
+            ({"predict_fn": "nowhere.nothing"}, "predict_fn"),
+            ({"render_fn": "builtins.len"}, "render_fn"),
+        ),
+        yaml={"every_n_train_steps": 1, "windows": {"late": {"steps": [2, None]}}, "class_names": ["a", "b", "c"]},
+    ),
+    "vog without labels": Tenant(
+        make=_vog_without_labels,
+        keys=("histogram", "classes", "values", "mean/all"),
+        bad=_ANYWHERE,
+        yaml={"every_n_train_steps": 2, "target": "prediction", "attribution": "integrated_gradients"},
     ),
 }

@@ -1,0 +1,136 @@
+"""How a VoGResult looks."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lightning_dynamics.panels import Download, Page, Panels, Picture, Table
+from lightning_dynamics.panels.pages import SCATTER_HEIGHT, scatter_page
+from lightning_dynamics.panels.values import Cell, Panel
+from lightning_dynamics.vog import pictures
+from lightning_dynamics.vog.estimator import error_by_percentile
+from lightning_dynamics.vog.result import VoGResult
+from lightning_dynamics.vog.windows import ALL, FEWEST_EVENTS
+from lightning_dynamics.vog.wording import basis, caption, class_name, moment
+
+MOST_POINTS = 2000  # of the page: there is one for every event
+MOST_ROWS = 1000
+"""Rows of the table; the files hold all examples."""
+
+
+def panels(result: VoGResult, label: str) -> Panels:
+    """Pictures, page and table of one event, under keys ``{label}/…``; nothing before the second event."""
+    windows = [window for window, told in result.windows.items() if told["events"] >= FEWEST_EVENTS]
+    if not windows or not result.num_examples:
+        return {}
+    shown: dict[str, Panel] = {}
+    if "images" in result.shown:
+        shown |= {f"examples/{window}": pictures.examples(result, window) for window in windows}
+    if result.predictions.max() >= 0 and result.labels.max() >= 0:
+        shown["error_by_percentile"] = pictures.error_rates(result, windows)
+    shown["histogram"] = pictures.histogram_of(result, windows)
+    shown["classes"] = pictures.classes(result, windows)
+    if result.confidence.isfinite().any():
+        shown["data_map"] = pictures.data_map(result)
+    shown["map"] = explore(result)
+    shown["values"] = values(result)
+    return {f"{label}/{name}": panel for name, panel in shown.items()}
+
+
+def scalars(result: VoGResult) -> dict[str, float]:
+    """The event's numbers, by key without label."""
+    numbers = {"accuracy": result.accuracy, "undefined": float(result.undefined)}
+    if result.forgetting.isfinite().any():
+        numbers["never_learned"] = float(result.forgetting.isinf().double().mean())
+    for window, scores in result.scores.items():
+        numbers[f"mean/{window}"] = float(scores.nanmean())
+        wrong = result.window_predictions[window] != result.labels
+        if result.predictions.max() >= 0 and result.labels.max() >= 0:
+            rates = error_by_percentile(result.class_normalized[window], wrong)
+            numbers[f"error_of_easiest/{window}"] = float(rates[0])
+            numbers[f"error_of_hardest/{window}"] = float(rates[-1])
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def film(result: VoGResult, label: str) -> Panels:
+    """All scores of all examples, to filter a data set with."""
+    if not result.num_examples:
+        return {}
+    files = {
+        f"{label.replace('/', '_')}_scores.csv": result.csv(),
+        f"{label.replace('/', '_')}_scores.npz": result.npz(),
+    }
+    return {f"{label}/scores": Download(files, caption(result, "all scores, one row per example, by data set index"))}
+
+
+def explore(result: VoGResult) -> Page:
+    """The data map to explore: any two scores against each other."""
+    columns: dict[str, list[float | int | str | None]] = {
+        "index": result.indices.tolist(),
+        "label": [class_name(result, one) for one in result.labels.tolist()],
+        "prediction": [class_name(result, one) for one in result.predictions.tolist()],
+    }
+    names = _informative(result)
+    columns |= {name: result.score(name).tolist() for name in names}
+    mapped = ("variability", "confidence", "correctness")
+    x, y, colour = mapped if all(name in names for name in mapped) else (names[0], names[-1], names[0])
+    rows = {int(index): row for row, index in enumerate(result.indices.tolist())}
+    images = {
+        rows[int(index)]: image.numpy()
+        for index, image in zip(result.shown.get("indices", ()), result.shown.get("images", ()), strict=False)
+    }
+    html = scatter_page(
+        columns,
+        x=x,
+        y=y,
+        colour=colour,
+        axes=names,
+        group="label" if result.labels.max() >= 0 else "prediction",
+        images=dict(list(images.items())[:MOST_POINTS]),
+        title=f"Difficulty of examples · {moment(result)}",
+        footer=basis(result),
+        max_points=MOST_POINTS,
+    )
+    return Page(html, caption(result, "difficulty of examples"), SCATTER_HEIGHT)
+
+
+def values(result: VoGResult) -> Table:
+    """The hardest and the easiest examples by normalised VoG, with all their scores."""
+    scores = result.class_normalized[ALL]
+    if not scores.isfinite().any():
+        scores = result.scores[ALL]
+    order = scores.nan_to_num(nan=-math.inf).argsort(descending=True, stable=True)
+    if len(order) > MOST_ROWS:
+        known = order[scores[order].isfinite()]
+        order = torch.cat([known[: MOST_ROWS // 2], known[-MOST_ROWS // 2 :]])
+    names = _informative(result)
+    columns: list[Tensor] = [result.score(name)[order] for name in names]
+    seen = _seen(result)
+    rows: list[list[Cell]] = []
+    for row, *numbers in zip(order.tolist(), *(column.tolist() for column in columns), strict=True):
+        index = int(result.indices[row])
+        cells: list[Cell] = [index, *([seen.get(index)] if seen else [])]
+        cells += [class_name(result, int(one[row])) for one in (result.labels, result.predictions)]
+        rows.append(cells + [number if math.isfinite(number) else None for number in numbers])
+    kind = ["image" if "images" in result.shown else "text"] if seen else []
+    what = "examples by normalised VoG, hardest first"
+    if result.num_examples > MOST_ROWS:
+        what += f", the {MOST_ROWS // 2} hardest and the {MOST_ROWS // 2} easiest (the files hold all)"
+    return Table(["index", *kind, "label", "prediction", *names], rows, caption(result, what))
+
+
+def _seen(result: VoGResult) -> dict[int, Picture | str]:
+    """How examples look, by index."""
+    indices = result.shown["indices"].tolist() if result.shown else []
+    if "texts" in result.shown:
+        return dict(zip(indices, result.shown["texts"], strict=True))
+    return {i: Picture(image.numpy()) for i, image in zip(indices, result.shown.get("images", ()), strict=True)}
+
+
+def _informative(result: VoGResult) -> list[str]:
+    """Names of the scores that are defined for some example: VoG in every window, the others over all events."""
+    names = [name for name in result.score_names if name.startswith("vog") or "/" not in name]
+    return [name for name in names if result.score(name).isfinite().any()]

@@ -1,0 +1,64 @@
+"""Large tensors: in memory, or in files of the temporary folder that go when the tensors do."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where the gradients of all examples lie.
+
+    Args:
+        in_memory: bytes; a larger tensor is memory-mapped.
+        folder: for the files, which have no name there; None for the system's temporary folder.
+    """
+
+    in_memory: int = 2**30
+    folder: str | None = None
+
+    def zeros(self, size: int, dtype: torch.dtype) -> Tensor:
+        """A ``(size,)`` tensor of zeros."""
+        if size * dtype.itemsize <= self.in_memory:
+            return torch.zeros(size, dtype=dtype)
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            file.truncate(size * dtype.itemsize)  # zeros that take no room until they are written
+            return torch.from_numpy(np.memmap(file, dtype=_NUMPY[dtype], mode="r+", shape=(size,)))
+
+    def housed(self, tensor: Tensor) -> Tensor:
+        """The ``(size,)`` tensor itself, or a copy in a file if it is too large for memory."""
+        if tensor.numel() * tensor.element_size() <= self.in_memory:
+            return tensor
+        return self.zeros(tensor.numel(), tensor.dtype).copy_(tensor)
+
+
+class Shelf:
+    """Room for one event's values of so many examples, handed out minibatch by minibatch.
+
+    Args:
+        storage: where it lies.
+        examples: how many there will be.
+    """
+
+    def __init__(self, storage: Storage, examples: int) -> None:
+        """Nothing is taken before the first values come."""
+        self._storage = storage
+        self._expected = examples
+        self._room = torch.empty(0)
+
+    def put(self, values: Tensor) -> Tensor:
+        """A copy ``(n, D)`` of the values, in float32 or float64 on the CPU."""
+        dtype = values.dtype if values.dtype is torch.float64 else torch.float32
+        if self._room.numel() < values.numel() or self._room.dtype != dtype:
+            size = max(self._expected * values.shape[1], values.numel())
+            self._room = self._storage.zeros(size, dtype)
+        kept, self._room = self._room.split([values.numel(), self._room.numel() - values.numel()])
+        self._expected -= len(values)
+        return kept.view(values.shape).copy_(values)

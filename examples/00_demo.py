@@ -16,7 +16,7 @@ from data import load
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_dynamics import CKACallback, LossContributionCallback
+from lightning_dynamics import CKACallback, LossContributionCallback, VoGCallback
 
 
 class Block(nn.Module):
@@ -84,6 +84,7 @@ def main() -> None:
             CKACallback(layers="*", data="val", at_start=True),
             CKACallback(layers=["stem", "Block", "head"], compare_to="initialization", data="val", name="change"),
             LossContributionCallback(num_examples=300, batch_size=300, every_n_train_steps=2),
+            VoGCallback(data="val"),
         ],
         default_root_dir=arguments.out,
         enable_checkpointing=False,

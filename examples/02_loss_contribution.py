@@ -22,26 +22,11 @@ import logs
 import torch
 import torch.nn.functional as F
 from data import load
+from nets import resnet
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_dynamics import LossContributionCallback
-
-
-class Block(nn.Module):
-    """Two convolutions and a way around them."""
-
-    def __init__(self, width_in: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width)
-        self.shortcut = nn.Identity() if stride == 1 else nn.Conv2d(width_in, width, 1, stride, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
 
 
 def fc_net(shape: torch.Size, classes: int) -> nn.Module:
@@ -54,23 +39,6 @@ def fc_net(shape: torch.Size, classes: int) -> nn.Module:
             fc2=nn.Linear(100, 50),
             relu2=nn.ReLU(),
             fc3=nn.Linear(50, classes),
-        )
-    )
-
-
-def resnet(shape: torch.Size, classes: int, width: int = 16) -> nn.Module:
-    """A small residual network: a stem, three stages of one block, a head."""
-    return nn.Sequential(
-        OrderedDict(
-            stem=nn.Conv2d(shape[0], width, 3, padding=1, bias=False),
-            norm=nn.BatchNorm2d(width),
-            relu=nn.ReLU(),
-            stage1=Block(width, width, 1),
-            stage2=Block(width, 2 * width, 2),
-            stage3=Block(2 * width, 4 * width, 2),
-            pool=nn.AdaptiveAvgPool2d(1),
-            flat=nn.Flatten(),
-            head=nn.Linear(4 * width, classes),
         )
     )
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import function_named
-from lightning_dynamics.vog.attribution import ATTRIBUTIONS, TARGETS, Setup
 from lightning_dynamics.vog.estimator import check_options
+from lightning_dynamics.vog.outputs import ATTRIBUTIONS, TARGETS, Setup
 
 
 def setup_of(

@@ -6,49 +6,18 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_dynamics.core.layers import named_layers, select_layers
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import PredictFn, first_tensor, forward, inputs_in, targets_in, with_inputs
+from lightning_dynamics.core.objective import inputs_in, with_inputs
+from lightning_dynamics.vog.outputs import Setup, classified, labels_if_any, numbers_of, of_class, run
 
-Attribution = Literal["gradient", "smoothgrad", "integrated_gradients"]
-Target = Literal["label", "prediction", "final_prediction"]
-TargetFn = Callable[[Any, Any], Tensor]
-
-ATTRIBUTIONS: tuple[Attribution, ...] = get_args(Attribution)
-TARGETS: tuple[Target, ...] = get_args(Target)
 NOISE = 0.15
 """SmoothGrad's standard deviation, as a share of an example's range of values."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What is differentiated by what.
-
-    Args:
-        target: ``"label"``, ``"prediction"``, ``"final_prediction"``, or a function ``(output, targets) -> (N,)``.
-        attribution: see :func:`attribute`.
-        samples: of ``"smoothgrad"`` and ``"integrated_gradients"``.
-        with_respect_to: ``"input"``, or the name of one layer, whose output is meant.
-        channels_last: lay out images with their channels innermost: faster convolutions on many machines.
-        predict_fn: ``(module, batch) -> (logits, targets)``.
-    """
-
-    target: Target | TargetFn = "label"
-    attribution: Attribution = "gradient"
-    samples: int = 16
-    with_respect_to: str = "input"
-    channels_last: bool = False
-    predict_fn: PredictFn | None = None
-
-    @property
-    def classifies(self) -> bool:
-        """Whether the output is logits of classes."""
-        return isinstance(self.target, str)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +80,7 @@ def attribute(module: nn.Module, batch: Any, setup: Setup, *, seed: int, chosen:
             return x + size * noise.to(x)
 
         gradient = _gradient(module, batch, setup, moved, chosen).gradient
+        gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
         total = gradient if total is None else total + gradient
     assert total is not None and point is not None
     mean = total / setup.samples
@@ -119,8 +89,8 @@ def attribute(module: nn.Module, batch: Any, setup: Setup, *, seed: int, chosen:
 
 def predict(module: nn.Module, batch: Any, setup: Setup) -> tuple[Tensor | None, Tensor | None]:
     """Logits ``(n, C)`` and labels ``(n,)`` of a minibatch, without gradients; None where there are none."""
-    output, targets = _run(module, copy.deepcopy(batch), setup)
-    return _classified(output, targets, setup) if setup.classifies else (None, _labels_if_any(targets))
+    output, targets = run(module, copy.deepcopy(batch), setup)
+    return classified(output, targets, setup) if setup.classifies else (None, labels_if_any(targets))
 
 
 def check(module: nn.Module, batch: Any, setup: Setup) -> Outcome:
@@ -167,13 +137,13 @@ def _gradient(
         parameter.requires_grad_(False)  # no gradient of the weights is computed; isolation puts the flags back
     with torch.enable_grad():
         with _differentiating(module, batch, setup, moved) as (own_batch, leaves), _recurrence_with_gradient(module):
-            output, targets = _run(module, own_batch, setup)
-        logits, labels = _classified(output, targets, setup) if setup.classifies else (None, _labels_if_any(targets))
+            output, targets = run(module, own_batch, setup)
+        logits, labels = classified(output, targets, setup) if setup.classifies else (None, labels_if_any(targets))
         if logits is None:
-            numbers = _numbers(setup, output, targets)
+            numbers = numbers_of(setup, output, targets)
         else:
             classes = labels if setup.target == "label" else chosen if chosen is not None else logits.argmax(1)
-            numbers = _of_class(output, logits, classes)
+            numbers = of_class(output, logits, classes)
         total = numbers[0] if only_first else numbers.sum()
     if not leaves:
         raise ConfigurationError(
@@ -217,6 +187,11 @@ def _differentiating(
                 "take gradients by, as `with_respect_to='layer.name'`"
             )
         if not inputs.is_floating_point():
+            if inputs.dtype is torch.uint8:
+                raise ConfigurationError(
+                    "inputs are uint8, which have no gradient: make them floating point in the data set, or name the "
+                    "layer whose output to take gradients by, as `with_respect_to='layer.name'`"
+                )
             embeddings = [name for name, layer in named_layers(module).items() if isinstance(layer, nn.Embedding)]
             known = f" (there are {', '.join(embeddings)})" if embeddings else ""
             raise ConfigurationError(
@@ -263,74 +238,3 @@ def _recurrence_with_gradient(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.enabled = before
-
-
-def _run(module: nn.Module, batch: Any, setup: Setup) -> tuple[Any, Any]:
-    """Output and targets of a minibatch."""
-    if setup.predict_fn is not None:
-        return setup.predict_fn(module, batch)
-    return forward(module, batch), targets_in(batch)
-
-
-# ---- one number per example --------------------------------------------------------------------------------
-
-
-def _numbers(setup: Setup, output: Any, targets: Any) -> Tensor:
-    assert callable(setup.target)
-    numbers = setup.target(output, targets)
-    if not isinstance(numbers, Tensor) or numbers.ndim != 1:
-        found = f"{tuple(numbers.shape)}" if isinstance(numbers, Tensor) else type(numbers).__name__
-        raise ConfigurationError(f"`target(output, targets)` must return one number per example, (N,); got {found}")
-    return numbers
-
-
-def _labels_if_any(targets: Any) -> Tensor | None:
-    """Targets that can stand for classes, where the output is no logits."""
-    whole = isinstance(targets, Tensor) and targets.ndim == 1 and not targets.is_floating_point()
-    return targets.detach().long() if whole else None
-
-
-def _classified(output: Any, targets: Any, setup: Setup) -> tuple[Tensor, Tensor | None]:
-    """Logits ``(n, C)`` with C ≥ 2 and labels ``(n,)``; a single logit z is that of two classes, 0 and z."""
-    logits = first_tensor(output)
-    if logits is None or not logits.is_floating_point() or logits.ndim not in (1, 2):
-        found = "no tensor" if logits is None else f"{tuple(logits.shape)} {str(logits.dtype).removeprefix('torch.')}"
-        raise ConfigurationError(
-            f"`target={setup.target!r}` needs logits (N, classes), and the output is {found}: pass "
-            "`predict_fn(module, batch) -> (logits, targets)`, or a function `target(output, targets) -> (N,)`"
-        )
-    single = logits.ndim == 1 or logits.shape[1] == 1
-    if single:
-        logits = torch.stack([torch.zeros_like(logits.reshape(-1)), logits.reshape(-1)], dim=1)
-    labels = None
-    if isinstance(targets, Tensor):
-        labels = targets.detach().reshape(-1) if targets.ndim == 2 and targets.shape[1] == 1 else targets.detach()
-        whole = not labels.is_floating_point() or bool((labels == labels.round()).all())
-        if labels.ndim != 1 or labels.is_complex() or not whole:
-            raise ConfigurationError(
-                f"targets are {tuple(targets.shape)} {str(targets.dtype).removeprefix('torch.')}, and class labels are "
-                "whole numbers (N,): pass `predict_fn`, or a function `target(output, targets) -> (N,)`"
-            )
-        labels = labels.long()
-        outside = labels[(labels < 0) | (labels >= logits.shape[1])]
-        if len(outside):
-            raise ConfigurationError(
-                f"label {int(outside[0])} is out of range: there are logits of {logits.shape[1]} classes, 0 to "
-                f"{logits.shape[1] - 1}; give labels from 0 up in `data`, or `predict_fn`"
-            )
-    if labels is None and setup.target == "label":
-        raise ConfigurationError(
-            "`target='label'`, but the batches have no labels: use `target='prediction'`, or pass "
-            "`predict_fn(module, batch) -> (logits, targets)`"
-        )
-    return logits, labels
-
-
-def _of_class(output: Any, logits: Tensor, classes: Tensor | None) -> Tensor:
-    """Each example's logit of its class ``(n,)``; where there is but one logit z, z for class 1 and −z for class 0."""
-    assert classes is not None
-    own = first_tensor(output)
-    assert own is not None
-    if own.ndim == 1 or own.shape[1] == 1:
-        return own.reshape(-1) * (2 * classes - 1).to(own.dtype)
-    return logits.gather(1, classes[:, None])[:, 0]

@@ -12,8 +12,9 @@ from lightning_dynamics.core.occasion import Occasion
 from lightning_dynamics.core.result import Result
 from lightning_dynamics.panels import Panels
 from lightning_dynamics.vog.arguments import check_words, describe, setup_of
-from lightning_dynamics.vog.attribution import Attribution, TargetFn, check
+from lightning_dynamics.vog.attribution import check
 from lightning_dynamics.vog.estimator import Channel, Variant
+from lightning_dynamics.vog.outputs import Attribution, TargetFn
 from lightning_dynamics.vog.panels import film, panels, scalars
 from lightning_dynamics.vog.record import Record
 from lightning_dynamics.vog.rendering import RenderFn, render, renderings
@@ -64,7 +65,7 @@ class VoGCallback(AnalysisCallback):
         data: ``"train"``, ``"val"``, a Dataset or a DataLoader. Errors say more on data that was not trained on; wrong
             labels are found in the training set.
         num_examples: at most this many, chosen once by ``seed``; a number beyond the data set's size means all of it.
-        batch_size: examples per pass; the scores do not depend on it.
+        batch_size: examples per pass; the scores do not depend on it, except through SmoothGrad's noise.
         windows: name -> measure -> two ends: ``{"late": {"epochs": [10, None]}}``: from the first up to before the
             second (None: no end), by ``"epochs"`` (from 0), ``"steps"``, ``"share"`` of the planned training, or
             ``"accuracy"`` on the examples. By default ``early`` and ``late``: the first and the second half. ``"all"``
@@ -180,6 +181,7 @@ class VoGCallback(AnalysisCallback):
         if not self.memory and not occasion.length.is_rehearsal:
             plan = Plan(*self._events, occasion.length.epochs, occasion.length.steps)
             plan.check(self.windows, self._asked_for_windows)
+        self._record(occasion).resume()
         batch = occasion.probe.batch(0)
         occasion.seed(batch)
         check(occasion.module, batch.data, self._setup)
@@ -195,8 +197,11 @@ class VoGCallback(AnalysisCallback):
     def combine(self, part: list[Measured], occasion: Occasion) -> VoGResult:
         """Everybody's minibatches, merged into the moments so far -> all scores."""
         moment, ranks, probe = occasion.moment, occasion.ranks, occasion.probe
-        record = Record(self.memory, probe.batches, self.windows, self._storage, ranks.rank == 0)
-        record.add(part, Place(moment.epoch, moment.step, occasion.length.steps), ranks)
+        record = self._record(occasion)
+        # An event that failed later than this, in `render_fn` say, may be measured again: it counts once.
+        if self.memory.get("step") != moment.step:
+            record.add(part, Place(moment.epoch, moment.step, occasion.length.steps), ranks)
+            self.memory["step"] = moment.step
         result = result_of(
             record.read(self.variant, self.ddof, ranks),
             [index for batch in probe.batches for index in batch],
@@ -210,6 +215,11 @@ class VoGCallback(AnalysisCallback):
         )
         result.shown.update(renderings(result, probe, self._render_fn, ranks))
         return result
+
+    def _record(self, occasion: Occasion) -> Record:
+        return Record(
+            self.memory, occasion.probe.batches, self.windows, self._storage, is_first=occasion.ranks.rank == 0
+        )
 
     # ---- how it looks --------------------------------------------------------------------------------------
 

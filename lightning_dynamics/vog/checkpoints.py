@@ -24,8 +24,9 @@ from lightning_dynamics.core.probe import Probe, probe_without_trainer
 from lightning_dynamics.core.progress import progress
 from lightning_dynamics.core.schedule import Moment
 from lightning_dynamics.vog.arguments import check_words, describe, setup_of
-from lightning_dynamics.vog.attribution import Attribution, Setup, TargetFn, check, predict
+from lightning_dynamics.vog.attribution import check, predict
 from lightning_dynamics.vog.estimator import Channel, Variant, per_pixel
+from lightning_dynamics.vog.outputs import Attribution, Setup, TargetFn
 from lightning_dynamics.vog.record import Reading, Record
 from lightning_dynamics.vog.rendering import RenderFn, renderings
 from lightning_dynamics.vog.result import VoGResult, result_of

@@ -102,11 +102,13 @@ class Record:
                 "forgetting": dict(vars(Forgetting.none(self._examples))),
                 "undefined": 0,
             }
-        elif is_first:
-            for moments in memory["gradients"].values():
-                moments |= {name: storage.housed(moments[name]) for name in ("mean", "m2")}
-        else:
-            memory["gradients"] = {}
+
+    def resume(self) -> None:
+        """Put what came from a checkpoint where it belongs."""
+        if not self.is_first:
+            self.memory["gradients"] = {}
+        for moments in self.memory["gradients"].values():
+            moments |= {name: self.storage.housed(moments[name]) for name in ("mean", "m2")}
 
     # ---- events --------------------------------------------------------------------------------------------
 

@@ -236,8 +236,11 @@ class VoGResult(Result):
 
     def condensed(self) -> VoGResult:
         """Without the examples."""
+        # Not a part of a tensor: it would take the whole of it into every checkpoint.
         left_out: dict[str, Any] = {
-            field.name: value[:0] for field in fields(self) if isinstance(value := getattr(self, field.name), Tensor)
+            field.name: value.new_empty(0)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
         }
         left_out |= {name: {} for name in ("scores", "class_normalized", "window_predictions", "dynamics", "shown")}
         return replace(self, **left_out)

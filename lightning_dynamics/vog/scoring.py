@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from lightning_dynamics.core.occasion import Occasion
-from lightning_dynamics.vog.attribution import Outcome, Setup, attribute
+from lightning_dynamics.vog.attribution import Outcome, attribute
 from lightning_dynamics.vog.dynamics import MEASURED, measure
 from lightning_dynamics.vog.estimator import Channel, per_pixel
+from lightning_dynamics.vog.outputs import Setup
 from lightning_dynamics.vog.storage import Shelf, Storage
 
 
@@ -25,7 +26,7 @@ class Measured:
         gradients: ``(n, D)``: per pixel.
         dynamics: ``(n, 5)`` float64, see :mod:`~lightning_dynamics.vog.dynamics`; NaN where they are not defined.
         labels: ``(n,)`` int64; −1 if there are none.
-        predictions: ``(n,)`` int64; −1 if the output is not logits of classes.
+        predictions: ``(n,)`` int64; −1 if the output is not logits of classes, or NaN.
     """
 
     number: int
@@ -68,7 +69,7 @@ def _beside(outcome: Outcome) -> tuple[Tensor, Tensor, Tensor]:
         return torch.full((len(unknown), len(MEASURED)), math.nan, dtype=torch.float64), labels, unknown
     # On the CPU, where there is float64 whatever the device.
     logits = outcome.logits.cpu()
-    predictions = logits.argmax(1)
+    predictions = logits.argmax(1).masked_fill(logits.isnan().any(1), -1)
     if outcome.labels is None:
         return torch.full((len(unknown), len(MEASURED)), math.nan, dtype=torch.float64), labels, predictions
     return measure(logits, labels), labels, predictions

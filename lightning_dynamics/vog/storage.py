@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import dataclass
 
@@ -29,7 +30,10 @@ class Storage:
         if size * dtype.itemsize <= self.in_memory:
             return torch.zeros(size, dtype=dtype)
         with tempfile.TemporaryFile(dir=self.folder) as file:
-            file.truncate(size * dtype.itemsize)  # zeros that take no room until they are written
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and would be the process's end later
+                os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)
+            else:
+                file.truncate(size * dtype.itemsize)
             return torch.from_numpy(np.memmap(file, dtype=_NUMPY[dtype], mode="r+", shape=(size,)))
 
     def housed(self, tensor: Tensor) -> Tensor:

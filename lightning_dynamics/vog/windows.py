@@ -80,8 +80,11 @@ def parse_windows(specs: WindowSpecs | None) -> tuple[Window, ...]:
     Raises:
         ConfigurationError: names, measures or ends that mean nothing.
     """
+    specs = DEFAULT if specs is None else specs
+    if not isinstance(specs, Mapping):
+        raise ConfigurationError(f"`windows` must be as `{{'late': {{'epochs': [10, None]}}}}`; got {specs!r}")
     windows = []
-    for name, spec in (DEFAULT if specs is None else specs).items():
+    for name, spec in specs.items():
         example = f"`windows={{{name!r}: {{'epochs': [0, 5]}}}}`"
         if not isinstance(name, str) or not name or name == ALL or "/" in name:
             raise ConfigurationError(
@@ -97,11 +100,13 @@ def parse_windows(specs: WindowSpecs | None) -> tuple[Window, ...]:
             raise ConfigurationError(f"`windows[{name!r}]` needs two ends, the second may be None: {example}")
         first, end = -math.inf if ends[0] is None else ends[0], math.inf if ends[1] is None else ends[1]
         numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (first, end))
-        if not numbers or not first < end:
+        if not numbers or not max(first, 0) < end:
             raise ConfigurationError(
                 f"`windows[{name!r}]={dict(spec)!r}`: from the first number up to before the second, so the second "
                 "must be larger"
             )
+        if measure in ("share", "accuracy") and first > 1:
+            raise ConfigurationError(f"`windows[{name!r}]={dict(spec)!r}`: {measure} is from 0 to 1, not in percent")
         windows.append(Window(name, cast(Measure, measure), max(0.0, float(first)), float(end)))
     return tuple(windows)
 
@@ -144,7 +149,8 @@ class Plan:
                     "Trainer's `max_epochs` or `max_steps`, or give the window in epochs or steps"
                 )
             return
-        if (self.steps // (self.every_n_train_steps or self.steps + 1)) > _MOST_LISTED:
+        by_step = self.steps // (self.every_n_train_steps or self.steps + 1)
+        if by_step > _MOST_LISTED or (self.epochs or 0) // (self.every_n_epochs or 1) > _MOST_LISTED:
             return  # far more than enough
         places = list(self._places())
         if len(places) < FEWEST_EVENTS:

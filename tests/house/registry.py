@@ -18,12 +18,15 @@ class Tenant:
         keys: log keys that every event must show, without the label; globs.
         bad: arguments that must raise ConfigurationError, and the word its text must contain; at construction
             or before training starts.
+        yaml: arguments for a LightningCLI file.
+        fewest_events: that it takes before there is anything to draw.
     """
 
     make: Callable[..., AnalysisCallback]
     keys: tuple[str, ...]
     bad: tuple[tuple[dict[str, Any], str], ...]
     yaml: dict[str, Any] = field(default_factory=dict)
+    fewest_events: int = 1
 
 
 def _cka(**overrides: Any) -> CKACallback:
@@ -180,11 +183,13 @@ TENANTS = {
             ({"render_fn": "builtins.len"}, "render_fn"),
         ),
         yaml={"every_n_train_steps": 1, "windows": {"late": {"steps": [2, None]}}, "class_names": ["a", "b", "c"]},
+        fewest_events=2,
     ),
     "vog without labels": Tenant(
         make=_vog_without_labels,
         keys=("histogram", "classes", "values", "mean/all"),
         bad=_ANYWHERE,
         yaml={"every_n_train_steps": 2, "target": "prediction", "attribution": "integrated_gradients"},
+        fewest_events=2,
     ),
 }

@@ -37,7 +37,7 @@ def test_an_offline_wandb_run_holds_every_promised_key(tenant: str, tmp_path: Pa
     wandb.finish()
     rows = [row for row in read_history(run) if any(key.startswith(f"{callback.label}/") for key in row)]
     events = [row for row in rows if f"{callback.label}/values" in row or len(rows) == 1]
-    shown = shown_results(callback)
+    shown = shown_results(callback)[TENANTS[tenant].fewest_events - 1 :]
     assert len(events) == len(shown), "one log call per event"
     for row, result in zip(events, shown, strict=True):
         assert (row["epoch"], row["trainer/global_step"]) == (result.epoch, result.step)

@@ -1,0 +1,120 @@
+"""What a network puts out for each example: the one number that is differentiated, logits and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lightning_dynamics.core.lightning import ConfigurationError
+from lightning_dynamics.core.objective import PredictFn, first_tensor, forward, targets_in
+
+Attribution = Literal["gradient", "smoothgrad", "integrated_gradients"]
+Target = Literal["label", "prediction", "final_prediction"]
+TargetFn = Callable[[Any, Any], Tensor]
+
+ATTRIBUTIONS: tuple[Attribution, ...] = get_args(Attribution)
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is differentiated by what.
+
+    Args:
+        target: ``"label"``, ``"prediction"``, ``"final_prediction"``, or a function ``(output, targets) -> (N,)``.
+        attribution: see :func:`attribute`.
+        samples: of ``"smoothgrad"`` and ``"integrated_gradients"``.
+        with_respect_to: ``"input"``, or the name of one layer, whose output is meant.
+        channels_last: lay out images with their channels innermost: faster convolutions on many machines.
+        predict_fn: ``(module, batch) -> (logits, targets)``.
+    """
+
+    target: Target | TargetFn = "label"
+    attribution: Attribution = "gradient"
+    samples: int = 16
+    with_respect_to: str = "input"
+    channels_last: bool = False
+    predict_fn: PredictFn | None = None
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the output is logits of classes."""
+        return isinstance(self.target, str)
+
+
+def run(module: nn.Module, batch: Any, setup: Setup) -> tuple[Any, Any]:
+    """Output and targets of a minibatch."""
+    if setup.predict_fn is not None:
+        return setup.predict_fn(module, batch)
+    return forward(module, batch), targets_in(batch)
+
+
+def numbers_of(setup: Setup, output: Any, targets: Any) -> Tensor:
+    """``(n,)``: what the user's own ``target`` function makes of the output."""
+    assert callable(setup.target)
+    numbers = setup.target(output, targets)
+    if not isinstance(numbers, Tensor) or numbers.ndim != 1:
+        found = f"{tuple(numbers.shape)}" if isinstance(numbers, Tensor) else type(numbers).__name__
+        raise ConfigurationError(f"`target(output, targets)` must return one number per example, (N,); got {found}")
+    return numbers
+
+
+def labels_if_any(targets: Any) -> Tensor | None:
+    """Targets that can stand for classes, where the output is no logits."""
+    whole = isinstance(targets, Tensor) and targets.ndim == 1 and not targets.is_floating_point()
+    return targets.detach().long() if whole else None
+
+
+def classified(output: Any, targets: Any, setup: Setup) -> tuple[Tensor, Tensor | None]:
+    """Logits ``(n, C)`` with C ≥ 2 and labels ``(n,)``; a single logit z is that of two classes, 0 and z."""
+    logits = first_tensor(output)
+    if logits is None or not logits.is_floating_point() or logits.ndim not in (1, 2):
+        found = "no tensor" if logits is None else f"{tuple(logits.shape)} {str(logits.dtype).removeprefix('torch.')}"
+        raise ConfigurationError(
+            f"`target={setup.target!r}` needs logits (N, classes), and the output is {found}: pass "
+            "`predict_fn(module, batch) -> (logits, targets)`, or a function `target(output, targets) -> (N,)`"
+        )
+    single = logits.ndim == 1 or logits.shape[1] == 1
+    if single:
+        logits = torch.stack([torch.zeros_like(logits.reshape(-1)), logits.reshape(-1)], dim=1)
+    labels = None
+    if isinstance(targets, Tensor):
+        labels = targets.detach().reshape(-1) if targets.ndim == 2 and targets.shape[1] == 1 else targets.detach()
+        whole = not labels.is_floating_point() or bool((labels == labels.round()).all())
+        if labels.ndim != 1 or labels.is_complex() or not whole:
+            raise ConfigurationError(
+                f"targets are {tuple(targets.shape)} {str(targets.dtype).removeprefix('torch.')}, and class labels are "
+                "whole numbers (N,): pass `predict_fn`, or a function `target(output, targets) -> (N,)`"
+            )
+        labels = labels.long()
+        outside = labels[(labels < 0) | (labels >= logits.shape[1])]
+        if len(outside):
+            raise ConfigurationError(
+                f"label {int(outside[0])} is out of range: there are logits of {logits.shape[1]} classes, 0 to "
+                f"{logits.shape[1] - 1}; give labels from 0 up in `data`, or `predict_fn`"
+            )
+        if len(labels) != len(logits):
+            raise ConfigurationError(
+                f"there are {len(labels)} labels for {len(logits)} rows of logits: pass `predict_fn(module, batch) -> "
+                "(logits, targets)`"
+            )
+    if labels is None and setup.target == "label":
+        raise ConfigurationError(
+            "`target='label'`, but the batches have no labels: use `target='prediction'`, or pass "
+            "`predict_fn(module, batch) -> (logits, targets)`"
+        )
+    return logits, labels
+
+
+def of_class(output: Any, logits: Tensor, classes: Tensor | None) -> Tensor:
+    """Each example's logit of its class ``(n,)``; where there is but one logit z, z for class 1 and −z for class 0."""
+    assert classes is not None
+    own = first_tensor(output)
+    assert own is not None
+    if own.ndim == 1 or own.shape[1] == 1:
+        return own.reshape(-1) * (2 * classes - 1).to(own.dtype)
+    return logits.gather(1, classes[:, None])[:, 0]

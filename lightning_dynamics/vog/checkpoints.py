@@ -25,6 +25,7 @@ from lightning_dynamics.core.progress import progress
 from lightning_dynamics.core.schedule import Moment
 from lightning_dynamics.vog.arguments import check_words, describe, setup_of
 from lightning_dynamics.vog.attribution import check, predict
+from lightning_dynamics.vog.dynamics import MEASURED, measure
 from lightning_dynamics.vog.estimator import Channel, Variant, per_pixel
 from lightning_dynamics.vog.outputs import Attribution, Setup, TargetFn
 from lightning_dynamics.vog.record import Reading, Record
@@ -176,7 +177,11 @@ class _Scorer:
             pixels = per_pixel(outcome.gradient, self.channel)
         groups = self._groups(pixels.shape[1] * max(4, pixels.element_size()))
         if len(groups) > 1 and any(window.measure == "accuracy" for window in self.windows):
-            stops = [replace(stop, place=replace(stop.place, accuracy=self._accuracy(stop))) for stop in stops]
+            accuracies = self._accuracies(groups, stops)
+            stops = [
+                replace(stop, place=replace(stop.place, accuracy=accuracy))
+                for stop, accuracy in zip(stops, accuracies, strict=True)
+            ]
         readings = []
         passes = progress(
             [(group, stop) for group in groups for stop in stops],
@@ -194,6 +199,7 @@ class _Scorer:
             if stop is stops[-1]:
                 readings.append(record.read(variant, ddof, Ranks()))
                 self.undefined += record.memory["undefined"]
+                group._kept.clear()
         return readings, record
 
     def _groups(self, bytes_per_example: int) -> list[Probe]:
@@ -218,15 +224,18 @@ class _Scorer:
     def _occasion(self, probe: Probe, stop: _Stop) -> Occasion:
         return Occasion(self.module, probe, Ranks(), Moment("epoch", stop.place.epoch, stop.place.step))
 
-    def _accuracy(self, stop: _Stop) -> float:
-        """Of all examples at a checkpoint; NaN if the output is not logits of classes."""
-        right: list[Tensor] = []
-        with self._at(stop):
-            for batch in self._occasion(self.probe, stop).batches():
-                logits, labels = predict(self.module, batch.data, self.setup)
-                if logits is not None and labels is not None:
-                    right.append((logits.argmax(1) == labels).double().cpu())
-        return float(torch.cat(right).mean()) if right else math.nan
+    def _accuracies(self, groups: Sequence[Probe], stops: Sequence[_Stop]) -> list[float]:
+        """Of all examples at each checkpoint; NaN if the output is not logits of classes."""
+        right: list[list[Tensor]] = [[] for _ in stops]
+        for group in groups:
+            for found, stop in zip(right, stops, strict=True):
+                with self._at(stop):
+                    for batch in self._occasion(group, stop).batches():
+                        logits, labels = predict(self.module, batch.data, self.setup)
+                        if logits is not None and labels is not None:
+                            found.append(measure(logits.cpu(), labels.cpu())[:, MEASURED.index("correct")])
+            group._kept.clear()
+        return [float(torch.cat(found).mean()) if found else math.nan for found in right]
 
     def _final_predictions(self, probe: Probe, last: _Stop) -> list[Tensor] | None:
         """Of each minibatch, if they are what gradients are taken of."""

@@ -123,4 +123,6 @@ def compare_runs(
         if all(column.isnan().all() for column in columns):
             continue
         correlations[score] = torch.tensor([[rank_correlation(a, b) for a in columns] for b in columns])
+    if not correlations:
+        raise ConfigurationError(f"`scores`: none of {list(scores)} is defined for the examples that all runs scored")
     return RunComparison(list(names), correlations, len(common), max(one.step for one in results))

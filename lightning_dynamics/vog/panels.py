@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 from torch import Tensor
@@ -19,23 +20,27 @@ from lightning_dynamics.vog.wording import basis, caption, class_name, moment
 MOST_POINTS = 2000  # of the page: there is one for every event
 MOST_ROWS = 1000
 """Rows of the table; the files hold all examples."""
+_LONGEST_NAME = 150  # bytes of a file's
 
 
 def panels(result: VoGResult, label: str) -> Panels:
     """Pictures, page and table of one event, under keys ``{label}/…``; nothing before the second event."""
     windows = [window for window, told in result.windows.items() if told["events"] >= FEWEST_EVENTS]
-    if not windows or not result.num_examples:
+    if not windows or not len(result.indices):
         return {}
     shown: dict[str, Panel] = {}
     if "images" in result.shown:
         shown |= {f"examples/{window}": pictures.examples(result, window) for window in windows}
-    if result.predictions.max() >= 0 and result.labels.max() >= 0:
-        shown["error_by_percentile"] = pictures.error_rates(result, windows)
+    normalized = [window for window in windows if result.class_normalized[window].isfinite().any()]
+    if normalized and result.predictions.max() >= 0 and result.labels.max() >= 0:
+        shown["error_by_percentile"] = pictures.error_rates(result, normalized)
     shown["histogram"] = pictures.histogram_of(result, windows)
-    shown["classes"] = pictures.classes(result, windows)
+    if result.classes.max() >= 0 and any(result.scores[window].isfinite().any() for window in windows):
+        shown["classes"] = pictures.classes(result, windows)
     if result.confidence.isfinite().any():
         shown["data_map"] = pictures.data_map(result)
-    shown["map"] = explore(result)
+    if _informative(result):
+        shown["map"] = explore(result)
     shown["values"] = values(result)
     return {f"{label}/{name}": panel for name, panel in shown.items()}
 
@@ -43,7 +48,7 @@ def panels(result: VoGResult, label: str) -> Panels:
 def scalars(result: VoGResult) -> dict[str, float]:
     """The event's numbers, by key without label."""
     numbers = {"accuracy": result.accuracy, "undefined": float(result.undefined)}
-    if result.forgetting.isfinite().any():
+    if not result.forgetting.isnan().all():
         numbers["never_learned"] = float(result.forgetting.isinf().double().mean())
     for window, scores in result.scores.items():
         numbers[f"mean/{window}"] = float(scores.nanmean())
@@ -57,12 +62,10 @@ def scalars(result: VoGResult) -> dict[str, float]:
 
 def film(result: VoGResult, label: str) -> Panels:
     """All scores of all examples, to filter a data set with."""
-    if not result.num_examples:
+    if not len(result.indices):
         return {}
-    files = {
-        f"{label.replace('/', '_')}_scores.csv": result.csv(),
-        f"{label.replace('/', '_')}_scores.npz": result.npz(),
-    }
+    name = re.sub(r"[^\w.-]+", "_", label).encode()[:_LONGEST_NAME].decode(errors="ignore")
+    files = {f"{name}_scores.csv": result.csv(), f"{name}_scores.npz": result.npz()}
     return {f"{label}/scores": Download(files, caption(result, "all scores, one row per example, by data set index"))}
 
 
@@ -99,27 +102,30 @@ def explore(result: VoGResult) -> Page:
 
 def values(result: VoGResult) -> Table:
     """The hardest and the easiest examples by normalised VoG, with all their scores."""
-    scores = result.class_normalized[ALL]
+    scores, what = result.class_normalized[ALL], "examples by normalised VoG, hardest first"
     if not scores.isfinite().any():
-        scores = result.scores[ALL]
+        scores, what = result.scores[ALL], "examples by VoG, hardest first"
     order = scores.nan_to_num(nan=-math.inf).argsort(descending=True, stable=True)
-    if len(order) > MOST_ROWS:
-        known = order[scores[order].isfinite()]
+    known = order[scores[order].isfinite()]
+    if len(known) > MOST_ROWS:
         order = torch.cat([known[: MOST_ROWS // 2], known[-MOST_ROWS // 2 :]])
+        what += f", the {MOST_ROWS // 2} hardest and the {MOST_ROWS // 2} easiest (the files hold all)"
+    elif len(order) > MOST_ROWS:
+        order = order[:MOST_ROWS]
+        what += f", the first {MOST_ROWS} (the files hold all)"
     names = _informative(result)
     columns: list[Tensor] = [result.score(name)[order] for name in names]
+    classes = {"label": result.labels, "prediction": result.predictions}
+    classes = {name: one for name, one in classes.items() if bool((one >= 0).any())}
     seen = _seen(result)
     rows: list[list[Cell]] = []
     for row, *numbers in zip(order.tolist(), *(column.tolist() for column in columns), strict=True):
         index = int(result.indices[row])
         cells: list[Cell] = [index, *([seen.get(index)] if seen else [])]
-        cells += [class_name(result, int(one[row])) for one in (result.labels, result.predictions)]
+        cells += [class_name(result, int(one[row])) for one in classes.values()]
         rows.append(cells + [number if math.isfinite(number) else None for number in numbers])
     kind = ["image" if "images" in result.shown else "text"] if seen else []
-    what = "examples by normalised VoG, hardest first"
-    if result.num_examples > MOST_ROWS:
-        what += f", the {MOST_ROWS // 2} hardest and the {MOST_ROWS // 2} easiest (the files hold all)"
-    return Table(["index", *kind, "label", "prediction", *names], rows, caption(result, what))
+    return Table(["index", *kind, *classes, *names], rows, caption(result, what))
 
 
 def _seen(result: VoGResult) -> dict[int, Picture | str]:

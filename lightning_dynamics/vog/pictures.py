@@ -13,7 +13,7 @@ from lightning_dynamics.vog.estimator import error_by_percentile
 from lightning_dynamics.vog.rendering import MOST_CLASSES, extremes
 from lightning_dynamics.vog.result import VoGResult
 from lightning_dynamics.vog.windows import ALL
-from lightning_dynamics.vog.wording import basis, caption, class_name, moment, span
+from lightning_dynamics.vog.wording import basis, by_class, caption, class_name, moment, span
 
 _BINS = 10
 _MOST_BOXES = 40
@@ -37,14 +37,14 @@ def examples(result: VoGResult, window: str) -> Picture:
     groups = [[[tile(row) for row in part.tolist()] for part in pair] for pair in chosen.values()]
     classes = len(result.classes.unique())
     left_out = f"; the first {MOST_CLASSES} of {classes} classes" if classes > MOST_CLASSES else ""
+    framed = "; framed: predicted otherwise now (→)" if bool((result.labels >= 0).any()) else ""
     image = gallery(
         groups or [[[], []]],
-        row_names=[class_name(result, one) for one in chosen] or [""],
+        row_names=[class_name(result, one) if one >= 0 else "" for one in chosen] or [""],
         column_names=["lowest VoG, the lowest first", "highest VoG, the highest first"],
         title=f"Easy and hard examples · {_title(window)} · {moment(result)}",
         footer=(
-            f"by class; below each image its score; framed: predicted otherwise now (→); {span(result, window)}"
-            f"{left_out}; {basis(result)}"
+            f"{by_class(result)}below each image its score{framed}; {span(result, window)}{left_out}; {basis(result)}"
         ),
     )
     return Picture(image, caption(result, f"examples of lowest and highest VoG by class ({span(result, window)})"))
@@ -59,9 +59,9 @@ def error_rates(result: VoGResult, windows: Sequence[str]) -> Picture:
         lines.append(_rates(normalized, then != result.labels))
         names.append(_title(window))
         if bool((then != now).any()):
-            names[-1] += f", errors at step {result.windows[window]['last_step']}"
+            names[-1] += f", at step {result.windows[window]['last_step']}"
             lines.append(_rates(normalized, now != result.labels))
-            names.append(f"{_title(window)}, errors now")
+            names.append(f"{_title(window)}, now")
     middles = (np.arange(_BINS) + 0.5) * 100 / _BINS
     image = time_series(
         middles,
@@ -102,7 +102,7 @@ def classes(result: VoGResult, windows: Sequence[str]) -> Picture:
         names=[_title(window) for window in windows],
         title=f"Variance of Gradients by class · {moment(result)}",
         footer=(
-            "box: quartiles and median; whiskers: 5th and 95th percentile; "
+            f"{by_class(result)}box: quartiles and median; whiskers: 5th and 95th percentile; "
             f"{'; '.join(span(result, window) for window in windows)}{left_out}; {basis(result)}"
         ),
         x_title="VoG",

@@ -143,7 +143,8 @@ class VoGResult(Result):
         else:
             found = self.dynamics.get(window, {}).get(kind)
         if found is None:
-            raise ConfigurationError(f"there is no score {name!r}; there are: {', '.join(self.score_names)}")
+            known = ", ".join(self.score_names) or "none, as only the latest result holds the examples"
+            raise ConfigurationError(f"there is no score {name!r}; there are: {known}")
         return found
 
     @property

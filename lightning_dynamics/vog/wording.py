@@ -24,17 +24,26 @@ def basis(result: VoGResult) -> str:
     if settings["variant"] != "vog" or settings["channel"] != "mean" or settings["ddof"]:
         parts.append(f"variant {settings['variant']}, channel {settings['channel']}, ddof {settings['ddof']}")
     if result.undefined:
-        parts.append(f"{result.undefined} gradients that were not finite are left out")
-    if result.undefined_classes:
-        parts.append(f"{result.undefined_classes} classes of one example, or without spread, are not normalised")
+        which = "gradient that was not finite is" if result.undefined == 1 else "gradients that were not finite are"
+        parts.append(f"{result.undefined} {which} left out")
+    if count := result.undefined_classes:
+        which, are = ("class", "is") if count == 1 else ("classes", "are")
+        parts.append(f"{count} {which} of one example, or without spread, {are} not normalised")
     return "; ".join(parts)
 
 
 def span(result: VoGResult, window: str) -> str:
     """The events of a window: ``"late: 5 events, steps 600 to 1000"``."""
     told = result.windows[window]
-    name = "all events" if window == ALL else window
-    return f"{name}: {told['events']} events, steps {told['first_step']} to {told['last_step']}"
+    name = "all" if window == ALL else f"{window}:"
+    return f"{name} {told['events']} events, steps {told['first_step']} to {told['last_step']}"
+
+
+def by_class(result: VoGResult) -> str:
+    """What examples are grouped by, for a footer: nothing is said where there are no classes."""
+    if bool((result.labels >= 0).any()):
+        return "by class; "
+    return "by the class predicted now; " if bool((result.predictions >= 0).any()) else ""
 
 
 def caption(result: VoGResult, what: str) -> str:

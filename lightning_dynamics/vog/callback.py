@@ -36,18 +36,17 @@ class VoGCallback(AnalysisCallback):
     The same forward passes give area under the margin, EL2N, forgetting events, and the data map's confidence,
     variability and correctness: definitions and sources in :mod:`lightning_dynamics.vog.dynamics`.
 
-    Logged keys (``vog`` becomes ``vog/{name}`` with a ``name``), after every event; those with a window once it has
-    two events:
+    Logged keys (``vog`` becomes ``vog/{name}`` with a ``name``), after every event from the second on:
 
     =====================================  =========  ========================================================
-    ``vog/examples/{window}``              picture    easiest and hardest images of each class
+    ``vog/examples/{window}``              picture    easiest and hardest images of each class, at the window's events
     ``vog/error_by_percentile``            picture    error rate by VoG percentile, a line per window
     ``vog/histogram``                      picture    distribution of VoG
     ``vog/classes``                        picture    VoG by class, as boxes
     ``vog/data_map``                       picture    confidence against variability, coloured by correctness
-    ``vog/map``                            page       the same, to explore: any two scores, with every example's name
     ``vog/values``                         table      examples and all their scores, the extremes with thumbnails
-    ``vog/scores``                         download   all scores as ``.csv`` and ``.npz``, when training ends
+    ``vog/map``                            page       when training ends: any two scores against each other, to explore
+    ``vog/scores``                         download   when training ends: all scores as ``.csv`` and ``.npz``
     ``vog/mean/{window}``                  scalar     mean VoG
     ``vog/error_of_easiest/{window}``      scalar     error rate of the tenth with the lowest normalised VoG
     ``vog/error_of_hardest/{window}``      scalar     of the tenth with the highest

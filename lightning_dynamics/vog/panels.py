@@ -17,20 +17,25 @@ from lightning_dynamics.vog.result import VoGResult
 from lightning_dynamics.vog.windows import ALL, FEWEST_EVENTS
 from lightning_dynamics.vog.wording import basis, caption, class_name, moment
 
-MOST_POINTS = 2000  # of the page: there is one for every event
+MOST_POINTS = 5000
+"""Points of the page."""
 MOST_ROWS = 1000
 """Rows of the table; the files hold all examples."""
 _LONGEST_NAME = 150  # bytes of a file's
 
 
 def panels(result: VoGResult, label: str) -> Panels:
-    """Pictures, page and table of one event, under keys ``{label}/…``; nothing before the second event."""
+    """Pictures and table of one event, under keys ``{label}/…``; nothing before the second event.
+
+    A window's examples are drawn at its own events: later they do not change.
+    """
     windows = [window for window, told in result.windows.items() if told["events"] >= FEWEST_EVENTS]
     if not windows or not len(result.indices):
         return {}
     shown: dict[str, Panel] = {}
     if "images" in result.shown:
-        shown |= {f"examples/{window}": pictures.examples(result, window) for window in windows}
+        current = [window for window in windows if result.windows[window]["last_step"] == result.step]
+        shown |= {f"examples/{window}": pictures.examples(result, window) for window in current}
     normalized = [window for window in windows if result.class_normalized[window].isfinite().any()]
     if normalized and result.predictions.max() >= 0 and result.labels.max() >= 0:
         shown["error_by_percentile"] = pictures.error_rates(result, normalized)
@@ -39,8 +44,6 @@ def panels(result: VoGResult, label: str) -> Panels:
         shown["classes"] = pictures.classes(result, windows)
     if result.confidence.isfinite().any():
         shown["data_map"] = pictures.data_map(result)
-    if _informative(result):
-        shown["map"] = explore(result)
     shown["values"] = values(result)
     return {f"{label}/{name}": panel for name, panel in shown.items()}
 
@@ -61,12 +64,14 @@ def scalars(result: VoGResult) -> dict[str, float]:
 
 
 def film(result: VoGResult, label: str) -> Panels:
-    """All scores of all examples, to filter a data set with."""
+    """When training has ended: a page to explore, and all scores of all examples, to filter a data set with."""
     if not len(result.indices):
         return {}
+    shown: dict[str, Panel] = {"map": explore(result)} if _informative(result) else {}
     name = re.sub(r"[^\w.-]+", "_", label).encode()[:_LONGEST_NAME].decode(errors="ignore")
     files = {f"{name}_scores.csv": result.csv(), f"{name}_scores.npz": result.npz()}
-    return {f"{label}/scores": Download(files, caption(result, "all scores, one row per example, by data set index"))}
+    shown["scores"] = Download(files, caption(result, "all scores, one row per example, by data set index"))
+    return {f"{label}/{name}": panel for name, panel in shown.items()}
 
 
 def explore(result: VoGResult) -> Page:

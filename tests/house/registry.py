@@ -151,7 +151,6 @@ TENANTS = {
             "histogram",
             "classes",
             "data_map",
-            "map",
             "values",
             "accuracy",
             "mean/all",

@@ -25,7 +25,7 @@ from tests.vog.test_result import result, scored
 
 NAN, INF = math.nan, math.inf
 one, few = (partial(made, windows=("all",)) for made in (result, scored))
-ALWAYS = {"histogram", "classes", "map", "values"}
+ALWAYS = {"histogram", "classes", "values"}
 LABELLED = ALWAYS | {"error_by_percentile", "data_map"}
 
 
@@ -70,6 +70,17 @@ def test_windows_come_when_they_have_two_events(count: int) -> None:
     made = result(images=(4, 4), windows=("all", "late"))
     made.windows["late"]["events"] = count
     assert ("examples/late" in keys(made)) == (count == 2)
+
+
+def test_a_window_that_is_over_is_not_drawn_again() -> None:
+    made = result(images=(4, 4), windows=("all", "early", "late"))
+    made.windows["early"]["last_step"] -= 1
+    shown = keys(made)
+    assert "examples/early" not in shown and {"examples/all", "examples/late", "histogram"} <= shown
+
+
+def test_without_any_score_there_is_nothing_to_explore() -> None:
+    assert list(film(few([NAN] * 12, labelled=False), "vog")) == ["vog/scores"]
 
 
 def test_a_result_without_examples_has_no_panels() -> None:
@@ -253,11 +264,11 @@ def test_what_nobody_knows_is_no_column() -> None:
 
 
 def test_without_classes_there_are_none_to_compare() -> None:
-    assert keys(one(labelled=False, predictions=torch.full((12,), -1))) == {"histogram", "map", "values"}
+    assert keys(one(labelled=False, predictions=torch.full((12,), -1))) == {"histogram", "values"}
 
 
 def test_what_is_empty_is_not_drawn() -> None:
-    assert keys(few([NAN] * 12)) == {"histogram", "data_map", "map", "values"}
+    assert keys(few([NAN] * 12)) == {"histogram", "data_map", "values"}
     assert keys(few([NAN] * 12, labelled=False)) == {"histogram", "values"}
 
 
@@ -345,6 +356,27 @@ def test_errors_are_those_of_the_window_s_end() -> None:
     assert numbers["error_of_hardest/early"] == 0 < numbers["error_of_hardest/late"]
 
 
+def test_error_rates_are_drawn_as_they_were_and_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line per window, and a second one where the model has changed since the window's end."""
+    drawn: dict[str, Any] = {}
+    real = pictures.time_series
+
+    def spied(x: Any, lines: Any, **options: Any) -> Any:
+        drawn.update(zip(options["names"], lines, strict=True))
+        return real(x, lines, **options)
+
+    monkeypatch.setattr(pictures, "time_series", spied)
+    made = result(100)
+    made = result(100, window_predictions=made.window_predictions | {"early": made.labels})
+    pictures.error_rates(made, list(made.windows))
+    assert list(drawn) == ["all events", "early, at step 60", "early, now", "late"]
+    wrong = made.predictions != made.labels
+    for name, window in (("all events", "all"), ("early, now", "early"), ("late", "late")):
+        truth = 100 * error_by_percentile(made.class_normalized[window], wrong)
+        np.testing.assert_allclose(drawn[name], truth.numpy())
+    assert (drawn["early, at step 60"] == 0).all() and max(drawn["early, now"]) > 0
+
+
 def test_none_was_ever_learned() -> None:
     assert scalars(result(forgetting=torch.full((12,), INF)))["never_learned"] == 1
     assert "never_learned" not in scalars(result(labelled=False))
@@ -383,8 +415,9 @@ def test_error_rates_between_percentiles(case: str) -> None:
 @pytest.mark.parametrize("label", ["vog", "vog/mine", "vog-2", 'vog/a:b*"c"<d>|e?', "vog/..", "vog/" + "é" * 300])
 def test_files_hold_all_examples(label: str) -> None:
     made = result(1500)
-    ((key, download),) = film(made, label).items()
-    assert key == f"{label}/scores" and isinstance(download, Download)
+    shown = film(made, label)
+    download = shown[f"{label}/scores"]
+    assert shown.keys() == {f"{label}/map", f"{label}/scores"} and isinstance(download, Download)
     assert sorted(name.rpartition(".")[2] for name in download.files) == ["csv", "npz"]
     text, arrays = (next(v for k, v in download.files.items() if k.endswith(end)) for end in ("csv", "npz"))
     assert text == made.csv() and len(list(csv.reader(io.StringIO(text.decode())))) == 1501

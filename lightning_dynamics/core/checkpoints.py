@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from torch import nn
@@ -52,7 +53,7 @@ def at_checkpoint(module: nn.Module, path: str | PathLike[str], *, argument: str
 def _load(path: str | PathLike[str], argument: str) -> dict[str, Any]:
     try:
         # Whole pickles may run code; weights and plain values cannot.
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
         if not isinstance(checkpoint["state_dict"], dict):
             raise TypeError("its `state_dict` is none")
     except Exception as error:

@@ -66,14 +66,14 @@ def steps_taken(trainer: Trainer, *, in_batch: bool = False) -> int:
 
 
 def training_length(trainer: Trainer) -> tuple[int | None, int | None]:
-    """Whole epochs and steps that this training is to take, from its very beginning; None where nobody knows."""
+    """Steps that this training is to take, from its very beginning, and those of one epoch; None if nobody knows."""
     steps = trainer.estimated_stepping_batches
     if not 0 < steps < float("inf"):  # -1 if only an epoch's length is missing
         return None, None
     batches = trainer.num_training_batches
     if batches == float("inf"):
-        return None, int(steps)
-    return int(steps) // max(1, -(-int(batches) // trainer.accumulate_grad_batches)), int(steps)
+        return int(steps), None
+    return int(steps), max(1, -(-int(batches) // trainer.accumulate_grad_batches))
 
 
 def validation_loaders(trainer: Trainer) -> Any:

@@ -131,6 +131,10 @@ class Probe:
         data = kept.handed_out() if kept.is_placed else self._placed(number, kept.data)
         return Batch(number, self.batches[number], data)
 
+    def forget(self) -> None:
+        """Free the examples read so far; they are read anew, the same, when they are asked for."""
+        self._kept.clear()
+
     def _read(self, number: int) -> _Kept:
         with preserved_random_state(self.dataset, self.collate):
             seed_all(self.seed + number, self.dataset, self.collate)

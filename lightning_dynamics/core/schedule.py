@@ -29,13 +29,13 @@ class Length:
     """How long a training is to be.
 
     Args:
-        epochs: whole ones; None if nobody knows.
-        steps: likewise.
+        steps: None if nobody knows.
+        epoch_steps: of one epoch; likewise.
         is_rehearsal: a ``fast_dev_run``: a batch or two, to see whether everything runs.
     """
 
-    epochs: int | None = None
     steps: int | None = None
+    epoch_steps: int | None = None
     is_rehearsal: bool = False
 
 

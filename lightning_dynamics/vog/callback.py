@@ -178,7 +178,7 @@ class VoGCallback(AnalysisCallback):
                 "data set as `data`, or a new VoGCallback"
             )
         if not self.memory and not occasion.length.is_rehearsal:
-            plan = Plan(*self._events, occasion.length.epochs, occasion.length.steps)
+            plan = Plan(*self._events, occasion.length.steps, occasion.length.epoch_steps)
             plan.check(self.windows, self._asked_for_windows)
         self._record(occasion).resume()
         batch = occasion.probe.batch(0)

@@ -199,7 +199,7 @@ class _Scorer:
             if stop is stops[-1]:
                 readings.append(record.read(variant, ddof, Ranks()))
                 self.undefined += record.memory["undefined"]
-                group._kept.clear()
+                group.forget()
         return readings, record
 
     def _groups(self, bytes_per_example: int) -> list[Probe]:
@@ -234,7 +234,7 @@ class _Scorer:
                         logits, labels = predict(self.module, batch.data, self.setup)
                         if logits is not None and labels is not None:
                             found.append(measure(logits.cpu(), labels.cpu())[:, MEASURED.index("correct")])
-            group._kept.clear()
+            group.forget()
         return [float(torch.cat(found).mean()) if found else math.nan for found in right]
 
     def _final_predictions(self, probe: Probe, last: _Stop) -> list[Tensor] | None:

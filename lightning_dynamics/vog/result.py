@@ -263,7 +263,7 @@ def result_of(
     order = torch.tensor(indices).argsort()
     labels, predictions = reading.labels[order], reading.predictions[ALL][order]
     classes = torch.where(labels >= 0, labels, predictions)
-    known = (labels >= 0) & (predictions >= 0)
+    known = (labels >= 0) & bool((predictions >= 0).any())  # NaN logits are wrong, as everywhere
     scores = {window: score[order] for window, score in reading.scores.items()}
     return VoGResult(
         epoch=epoch,

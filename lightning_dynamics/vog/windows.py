@@ -120,16 +120,16 @@ class Plan:
         every_n_train_steps: or None.
         at_start: an event before the first step.
         at_end: an event when training ends.
-        epochs: of the whole training; None if unknown.
-        steps: likewise.
+        steps: of the whole training; None if unknown.
+        epoch_steps: of one epoch; likewise.
     """
 
     every_n_epochs: int | None
     every_n_train_steps: int | None
     at_start: bool
     at_end: bool
-    epochs: int | None
     steps: int | None
+    epoch_steps: int | None
 
     def check(self, windows: Sequence[Window], asked_for: bool) -> None:
         """Whether there will be enough events.
@@ -150,7 +150,8 @@ class Plan:
                 )
             return
         by_step = self.steps // (self.every_n_train_steps or self.steps + 1)
-        if by_step > _MOST_LISTED or (self.epochs or 0) // (self.every_n_epochs or 1) > _MOST_LISTED:
+        by_epoch = self.steps // ((self.epoch_steps or self.steps + 1) * (self.every_n_epochs or self.steps + 1))
+        if max(by_step, by_epoch) > _MOST_LISTED:
             return  # far more than enough
         places = list(self._places())
         if len(places) < FEWEST_EVENTS:
@@ -170,13 +171,15 @@ class Plan:
     def _places(self) -> Iterator[Place]:
         """Events in order, those at one step once."""
         assert self.steps is not None
-        epochs = max(1, self.epochs or 1)
+        epoch = self.epoch_steps or self.steps
         at = {0} if self.at_start else set()
         if self.every_n_train_steps:
             at |= set(range(self.every_n_train_steps, self.steps + 1, self.every_n_train_steps))
-        if self.every_n_epochs and self.epochs:
-            at |= {round(self.steps * n / epochs) for n in range(self.every_n_epochs, epochs + 1, self.every_n_epochs)}
+        if self.every_n_epochs and self.epoch_steps:
+            at |= set(range(self.every_n_epochs * epoch, self.steps + 1, self.every_n_epochs * epoch))
+            # An epoch that the last step cuts short is one, too.
+            at |= {self.steps} if math.ceil(self.steps / epoch) % self.every_n_epochs == 0 else set()
         if self.at_end:
             at.add(self.steps)
         for step in sorted(at):
-            yield Place(max(0, math.ceil(step * epochs / self.steps) - 1), step, self.steps)
+            yield Place(max(0, math.ceil(step / epoch) - 1), step, self.steps)

@@ -6,7 +6,7 @@ import copy
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -21,15 +21,6 @@ from lightning_dynamics.vog.outputs import ATTRIBUTIONS, Attribution, Setup
 
 N, CLASSES = 6, 3
 LABELS = torch.tensor([0, 2, 1, 1, 0, 2])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """These tensors are tiny."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

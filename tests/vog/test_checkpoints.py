@@ -24,7 +24,6 @@ from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.probe import Probe
 from lightning_dynamics.vog import VoGResult, checkpoints, score_checkpoints
 from tests.house.training import assert_identical
-from tests.loss_contribution.conftest import one_thread  # noqa: F401
 from tests.vog import reference as R
 from tests.vog.test_online import Net, Task, fit, images
 

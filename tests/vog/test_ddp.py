@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_dynamics import VoGCallback
 from tests.house.training import assert_identical, trainer
-from tests.loss_contribution.conftest import one_thread  # noqa: F401
 from tests.vog import reference as R
 
 TWO = {"strategy": "ddp_fork", "devices": 2}

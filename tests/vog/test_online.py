@@ -26,7 +26,6 @@ from lightning_dynamics import VoGCallback
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.vog.result import VoGResult
 from tests.house.training import assert_identical, trainer
-from tests.loss_contribution.conftest import one_thread  # noqa: F401
 from tests.vog import reference as R
 
 pytestmark = [

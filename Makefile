@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/python examples/00_demo.py
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .

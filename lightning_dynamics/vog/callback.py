@@ -53,12 +53,12 @@ class VoGCallback(AnalysisCallback):
     ``vog/accuracy``                       scalar     on the examples; ``never_learned``, ``undefined``
     =====================================  =========  ========================================================
 
-    Cost of an event: one forward pass and one backward pass to the inputs (no gradients of weights) over the examples:
-    about ⅔ · ``num_examples`` / batch size training steps; ``samples`` times as many with ``"smoothgrad"`` and
-    ``"integrated_gradients"``. Memory, however long the training: with the default windows, in process zero, four
-    float32 numbers per example and pixel (two per set of windows that events fall into), and during an event one more;
-    for 10,000 images of 32 x 32, 160 + 40 MB. Above ``memory_limit`` they lie in files of the temporary folder.
-    Checkpoints hold them too.
+    Cost of an event: one forward pass and one backward pass to the inputs (no gradients of weights) over the examples,
+    about three quarters of what training on as many takes; ``samples`` times as many passes with ``"smoothgrad"`` and
+    ``"integrated_gradients"``. Memory, however long the training: the examples, and with the default windows, in
+    process zero, four float32 numbers per example and pixel (two per set of windows that events fall into), and during
+    an event one more; for 10,000 images of 32 x 32, 160 + 40 MB. Above ``memory_limit`` they lie in files of the
+    temporary folder. Checkpoints hold them too.
 
     Args:
         data: ``"train"``, ``"val"``, a Dataset or a DataLoader. Errors say more on data that was not trained on; wrong
@@ -185,7 +185,7 @@ class VoGCallback(AnalysisCallback):
         occasion.seed(batch)
         check(occasion.module, batch.data, self._setup)
         if self._render_fn is not None:
-            render(inputs_in(batch.data), 0, self._render_fn)
+            render(inputs_in(batch.data), [0], self._render_fn)
 
     # ---- an event ------------------------------------------------------------------------------------------
 

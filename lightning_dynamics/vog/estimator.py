@@ -102,7 +102,7 @@ class Moments:
 
     def update(self, values: Tensor) -> None:
         """Take in one event's values ``(N, D)``, in place."""
-        known = values.isfinite().all(1)
+        known = finite_rows(values)
         self.count.add_(known)
         delta = values.to(self.mean.dtype) - self.mean
         step = delta / self.count.clamp(min=1).to(delta.dtype)[:, None]
@@ -122,13 +122,19 @@ class Moments:
         return Moments(count, self.mean + delta * share, self.m2 + other.m2 + delta * (delta * weight))
 
 
+def finite_rows(values: Tensor) -> Tensor:
+    """``(N,)`` bool: whether all values ``(N, D)`` of a row are finite."""
+    # What is not finite makes the sum not finite; one pass that nearly always says all there is to say.
+    known = values.sum(1).isfinite()
+    return known if bool(known.all()) else values.isfinite().all(1)
+
+
 def spread(moments: Moments, variant: Variant = "vog", ddof: int = 0) -> Tensor:
     """The score ``(N,)`` float64 of :func:`variance_of_gradients`; NaN for examples with fewer than two events."""
     count = moments.count
     degrees = torch.where(count >= max(2, ddof + 1), count - ddof, math.nan)
-    m2 = moments.m2.double()
-    pixels = m2.sqrt() if variant == "vog" else m2
-    return pixels.mean(1) / (degrees if variant == "variance" else degrees.sqrt())
+    pixels = moments.m2.sqrt() if variant == "vog" else moments.m2
+    return pixels.mean(1, dtype=torch.float64) / (degrees if variant == "variance" else degrees.sqrt())
 
 
 def normalize_per_class(scores: Tensor, classes: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_dynamics.core.distributed import Ranks
 from lightning_dynamics.vog.dynamics import MEASURED, Forgetting
-from lightning_dynamics.vog.estimator import Moments, Variant, spread
+from lightning_dynamics.vog.estimator import Moments, Variant, finite_rows, spread
 from lightning_dynamics.vog.scoring import Measured
 from lightning_dynamics.vog.storage import Storage
 from lightning_dynamics.vog.windows import ALL, Place, Window
@@ -135,7 +135,7 @@ class Record:
         for number, (length, size, dtype) in enumerate(zip(self._lengths, sizes, dtypes, strict=True)):
             values = own[number] if number in own else torch.empty(length, size, dtype=dtype)
             values = ranks.handed_round(values, owner=number % ranks.size)
-            undefined += int((~values.isfinite().all(1)).sum())
+            undefined += int((~finite_rows(values)).sum())
             if self.is_first:
                 moments[number].update(values)
 

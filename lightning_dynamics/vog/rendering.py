@@ -31,29 +31,33 @@ def looks_like_images(inputs: Any) -> bool:
     return isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.shape[1] in (1, 3) and min(inputs.shape[2:]) > 1
 
 
-def render(inputs: Any, number: int, render_fn: RenderFn | None) -> NDArray[np.uint8] | str | None:
-    """One example of a minibatch; None if nobody knows how to show it.
+def render(inputs: Any, numbers: Sequence[int], render_fn: RenderFn | None) -> list[NDArray[np.uint8] | str]:
+    """Some examples of a minibatch; an empty list if nobody knows how to show them.
 
     Raises:
         ConfigurationError: ``render_fn`` returned neither an image nor text.
     """
     if render_fn is not None:
-        shown = render_fn(inputs[number])
-        if isinstance(shown, str):
-            return shown
-        if not isinstance(shown, np.ndarray) or shown.dtype != np.uint8 or shown.ndim != 3 or shown.shape[2] != 3:
-            raise ConfigurationError(
-                "`render_fn` must return text, or an image as a NumPy array (h, w, 3) uint8; got "
-                f"{type(shown).__name__} {getattr(shown, 'shape', '')} {getattr(shown, 'dtype', '')}".rstrip()
-            )
-        return shown
+        return [_checked(render_fn(inputs[number])) for number in numbers]
     if not looks_like_images(inputs):
-        return None
+        return []
     # Normalised or not: the range of the whole minibatch becomes black to white.
     pixels = inputs.detach().float()
     low, high = pixels.amin((0, 2, 3), keepdim=True), pixels.amax((0, 2, 3), keepdim=True)
-    image = ((pixels[number] - low[0]) / (high - low)[0].clamp(min=1e-12) * 255).round()
-    return image.to(torch.uint8).cpu().movedim(0, -1).expand(-1, -1, 3).contiguous().numpy()
+    shown = ((pixels[list(numbers)] - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
+    images = shown.cpu().movedim(1, -1).expand(-1, -1, -1, 3)
+    return [image.contiguous().numpy() for image in images]
+
+
+def _checked(shown: Any) -> NDArray[np.uint8] | str:
+    if isinstance(shown, str):
+        return shown
+    if not isinstance(shown, np.ndarray) or shown.dtype != np.uint8 or shown.ndim != 3 or shown.shape[2] != 3:
+        raise ConfigurationError(
+            "`render_fn` must return text, or an image as a NumPy array (h, w, 3) uint8; got "
+            f"{type(shown).__name__} {getattr(shown, 'shape', '')} {getattr(shown, 'dtype', '')}".rstrip()
+        )
+    return shown
 
 
 def extremes(result: VoGResult, window: str) -> dict[int, tuple[Tensor, Tensor]]:
@@ -86,38 +90,34 @@ def renderings(result: VoGResult, probe: Probe, render_fn: RenderFn | None, rank
     if not rows:
         return {}
     indices = result.indices[rows]
-    place = {index: (b, i) for b, batch in enumerate(probe.batches) for i, index in enumerate(batch)}
-    own = set(ranks.share(range(len(probe.batches))))
+    wanted = {index: row for row, index in enumerate(indices.tolist())}
     # The first example tells every process what kind of thing is shown, and how large.
     with preserved_random_state(probe.dataset, probe.collate):
-        sample = ranks.together(lambda: _rendered(probe, 0, 0, render_fn))
-        if sample is None:
+        sample = ranks.together(lambda: render(inputs_in(probe.batch(0).data), [0], render_fn))
+        if not sample:
             return {}
-        encode = _text_bytes if isinstance(sample, str) else _small
-        shape = encode(sample).shape
+        is_text = isinstance(sample[0], str)
+        encode = _text_bytes if is_text else _small
+        shape = encode(sample[0]).shape
 
         def work() -> Tensor:
             sheet = torch.zeros(len(rows), *shape, dtype=torch.uint8)
-            for cell, index in zip(sheet, indices.tolist(), strict=True):
-                number, i = place[index]
-                if number in own:
-                    shown = _rendered(probe, number, i, render_fn)
-                    if type(shown) is not type(sample):
+            for number in ranks.share(range(len(probe.batches))):
+                found = [i for i, index in enumerate(probe.batches[number]) if index in wanted]
+                shown = render(inputs_in(probe.batch(number).data), found, render_fn) if found else []
+                for i, one in zip(found, shown, strict=True):
+                    if isinstance(one, str) != is_text:
                         raise ConfigurationError("`render_fn` must return text for all examples, or an image for all")
-                    cell.copy_(_fitted(encode(shown), shape))
+                    sheet[wanted[probe.batches[number][i]]] = _fitted(encode(one), shape)
             return sheet
 
         sheet = ranks.sum(ranks.together(work))
-    if isinstance(sample, str):
+    if is_text:
         return {"indices": indices, "texts": [_text(cell) for cell in sheet]}
     return {"indices": indices, "images": sheet}
 
 
-def _rendered(probe: Probe, number: int, i: int, render_fn: RenderFn | None) -> Any:
-    return render(inputs_in(probe.batch(number).data), i, render_fn)
-
-
-def _small(image: NDArray[np.uint8]) -> Tensor:
+def _small(image: Any) -> Tensor:
     from PIL import Image
 
     height, width = image.shape[:2]
@@ -138,7 +138,7 @@ def _fitted(image: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.asarray(resized).copy())
 
 
-def _text_bytes(text: str) -> Tensor:
+def _text_bytes(text: Any) -> Tensor:
     encoded = text.encode()[:_LONGEST]
     return torch.tensor(list(encoded.ljust(_LONGEST, b"\0")), dtype=torch.uint8)
 

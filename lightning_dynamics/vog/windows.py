@@ -149,6 +149,8 @@ class Plan:
                     "Trainer's `max_epochs` or `max_steps`, or give the window in epochs or steps"
                 )
             return
+        if self.epoch_steps is None and self.every_n_epochs:
+            return  # nobody knows how often epochs will end
         by_step = self.steps // (self.every_n_train_steps or self.steps + 1)
         by_epoch = self.steps // ((self.epoch_steps or self.steps + 1) * (self.every_n_epochs or self.steps + 1))
         if max(by_step, by_epoch) > _MOST_LISTED:

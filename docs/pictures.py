@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_dynamics import CKACallback, CKAResult, LossContributionCallback, LossContributionResult
+from lightning_dynamics import (
+    CKACallback,
+    CKAResult,
+    LossContributionCallback,
+    LossContributionResult,
+    VoGCallback,
+    VoGResult,
+)
 from lightning_dynamics.panels import Film, Picture
 from lightning_dynamics.panels.encode import gif, png
 
@@ -22,12 +29,14 @@ def main() -> None:
     own = [CKAResult.load(path) for path in sorted(results.glob("cka-step*.npz"))]
     change = [CKAResult.load(path) for path in sorted(results.glob("cka*change*-step*.npz"))]
     path = [LossContributionResult.load(path) for path in sorted(results.glob("loss_contribution-step*.npz"))]
+    difficulty = VoGResult.load(max(results.glob("vog-step*.npz")))
     similarity, contribution = CKACallback(), LossContributionCallback()
     panels = dict(similarity.panels(own[-1]))
     panels |= similarity.film(own)
     panels |= {key.replace("cka/", "cka/change_"): panel for key, panel in similarity.panels(change[-1]).items()}
     panels |= contribution.panels(path[-1])
     panels |= contribution.film(path)
+    panels |= VoGCallback().panels(difficulty)
     cards = "".join(card.read_text() for card in (ROOT / "docs").glob("*.md"))
     for key, panel in panels.items():
         name = key.replace("/", "_")

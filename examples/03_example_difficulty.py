@@ -176,7 +176,7 @@ def main() -> None:
     train_data, corrupted = corrupt(train_data, arguments.corrupt_labels, seed=1)
     wandb_logger, report = logs.loggers(arguments, run="example_difficulty", report="example_difficulty")
     runs = [train(arguments, train_data, validation, 0, loggers=(wandb_logger, report))]
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.disable(logging.INFO)
     runs += [train(arguments, train_data, validation, seed) for seed in range(1, arguments.seeds)]
     on_train, on_validation, _ = runs[0]
 

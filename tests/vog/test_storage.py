@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import math
 from pathlib import Path
@@ -176,5 +177,6 @@ def test_scores_are_the_same_bits_in_memory_and_in_files(
 @needs_maps
 def test_no_file_is_mapped_when_the_scores_are_read(tmp_path: Path) -> None:
     reading = run(Storage(0, str(tmp_path)), SINGLE, 3)
+    gc.collect()
     assert mapped(tmp_path) == 0
     assert reading.scores["all"].shape == (sum(LENGTHS),)

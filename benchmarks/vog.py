@@ -34,6 +34,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 import torch.nn.functional as F
+from nets import mlp, resnet20
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset, default_collate
@@ -54,34 +55,6 @@ ROOFLINE_TARGET, LOOP_TARGET = 1.10, 5.0
 
 
 # ---- networks ----------------------------------------------------------------------------------------------
-
-
-class Block(nn.Module):
-    def __init__(self, width_in: int, width: int) -> None:
-        super().__init__()
-        stride = 1 if width == width_in else 2
-        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.shortcut = nn.Identity() if stride == 1 else nn.Conv2d(width_in, width, 1, stride, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
-        return (out + self.shortcut(x)).relu()
-
-
-def resnet20() -> nn.Module:
-    widths = [16] * 3 + [32] * 3 + [64] * 3
-    blocks = [Block(a, b) for a, b in zip([16, *widths[:-1]], widths, strict=True)]
-    stem = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 200), nn.ReLU(), nn.Linear(200, 10)
-    )
 
 
 class Classifier(pl.LightningModule):

@@ -20,10 +20,9 @@ from pathlib import Path
 import lightning.pytorch as pl
 import logs
 import torch
-import torch.nn.functional as F
 from data import load
-from nets import resnet
-from torch import Tensor, nn
+from nets import Classifier, resnet
+from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_dynamics import LossContributionCallback
@@ -43,27 +42,13 @@ def fc_net(shape: torch.Size, classes: int) -> nn.Module:
     )
 
 
-class Classifier(pl.LightningModule):
+class Sgd(Classifier):
     """Any network, trained by SGD."""
 
     def __init__(self, net: nn.Module, lr: float, momentum: float) -> None:
-        super().__init__()
-        self.net = net
+        super().__init__(net)
         self.lr = lr
         self.momentum = momentum
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        loss = F.cross_entropy(self(batch[0]), batch[1])
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        logits = self(batch[0])
-        self.log("val/loss", F.cross_entropy(logits, batch[1]), prog_bar=True)
-        self.log("val/accuracy", (logits.argmax(1) == batch[1]).float().mean(), prog_bar=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=self.momentum)
@@ -121,7 +106,7 @@ def main() -> None:
     )
     name = f"loss_contribution_{arguments.net}"
     wandb_logger, report = logs.loggers(arguments, run=name, report=name)
-    model = Classifier(net, arguments.lr, momentum)
+    model = Sgd(net, arguments.lr, momentum)
     callbacks: list[pl.Callback] = [callback]
     if arguments.freeze is not None:
         chosen = {name: p for name, p in model.named_parameters() if fnmatchcase(name, arguments.freeze)}

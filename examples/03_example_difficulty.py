@@ -22,10 +22,9 @@ from pathlib import Path
 import lightning.pytorch as pl
 import logs
 import torch
-import torch.nn.functional as F
 from data import load
 from lightning.pytorch.loggers import Logger
-from nets import resnet
+from nets import Classifier, resnet
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -34,26 +33,12 @@ from lightning_dynamics.vog import compare_runs
 from lightning_dynamics.vog.estimator import error_by_percentile
 
 
-class Classifier(pl.LightningModule):
+class AlongACosine(Classifier):
     """Any network, trained by SGD with a rate that falls to zero along a cosine."""
 
     def __init__(self, net: nn.Module, lr: float) -> None:
-        super().__init__()
-        self.net = net
+        super().__init__(net)
         self.lr = lr
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        loss = F.cross_entropy(self(batch[0]), batch[1])
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        logits = self(batch[0])
-        self.log("val/loss", F.cross_entropy(logits, batch[1]), prog_bar=True)
-        self.log("val/accuracy", (logits.argmax(1) == batch[1]).float().mean(), prog_bar=True)
 
     def configure_optimizers(self) -> dict[str, object]:
         optimizer = torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9, weight_decay=5e-4)
@@ -140,7 +125,7 @@ def train(
     )
     shape, classes = data.tensors[0].shape[1:], int(data.tensors[1].max()) + 1
     with nullcontext() if loggers else redirect_stdout(None):  # only the first run has something to say
-        trainer.fit(Classifier(resnet(shape, classes), arguments.lr), loader, DataLoader(validation, 1000))
+        trainer.fit(AlongACosine(resnet(shape, classes), arguments.lr), loader, DataLoader(validation, 1000))
     return on_train.last_result, on_validation.last_result, float(trainer.callback_metrics["val/accuracy"])
 
 

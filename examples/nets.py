@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,3 +41,24 @@ def resnet(shape: torch.Size, classes: int, width: int = 16) -> nn.Module:
             head=nn.Linear(4 * width, classes),
         )
     )
+
+
+class Classifier(pl.LightningModule):
+    """Any network that tells classes apart; how it is optimised, an example says itself."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = F.cross_entropy(self(batch[0]), batch[1])
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        logits = self(batch[0])
+        self.log("val/loss", F.cross_entropy(logits, batch[1]), prog_bar=True)
+        self.log("val/accuracy", (logits.argmax(1) == batch[1]).float().mean(), prog_bar=True)

@@ -110,4 +110,20 @@ def assert_identical(a: Any, b: Any, path: str = "") -> None:
         assert a == b or (a != a and b != b), (path, a, b)
 
 
+def assert_alike(a: Any, b: Any, path: str = "") -> None:
+    """Alike to 1e-9; counts and words exactly."""
+    if isinstance(a, torch.Tensor) and a.is_floating_point() or isinstance(a, float):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-12, equal_nan=True, msg=lambda m: f"{path}: {m}")
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_alike(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_alike(x, y, f"{path}/{i}")
+    else:
+        assert_identical(a, b, path)
+
+
 PACKAGES = {"lightning": lightning, "pytorch_lightning": pytorch_lightning}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from tests.house.training import assert_identical
+from tests.house.training import assert_alike, assert_identical
 from tests.loss_contribution import reference as R
 
 TWO = {"strategy": "ddp_fork", "devices": 2}
@@ -78,22 +78,6 @@ def fit(folder: Path, watched: Any, **options: Any) -> None:
     R.fit(folder, module, R.images(64), *callbacks, batch_size=8, epochs=1, max_steps=4, **options)
 
 
-def compare(a: Any, b: Any, path: str = "") -> None:
-    """Alike to 1e-9; counts exactly."""
-    if isinstance(a, torch.Tensor) and a.is_floating_point() or isinstance(a, float):
-        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-11, equal_nan=True, msg=lambda m: f"{path}: {m}")
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            compare(a[key], b[key], f"{path}/{key}")
-    elif isinstance(a, list):
-        assert len(a) == len(b), path
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            compare(x, y, f"{path}/{i}")
-    else:
-        assert_identical(a, b, path)
-
-
 CASES: dict[str, dict[str, Any]] = {
     "batch": {"batchnorm": "batch", "per_class": True, "second_data": "train"},
     "frozen": {"batchnorm": "frozen", "every_n_train_steps": 2},
@@ -115,7 +99,7 @@ def test_two_processes_equal_one(tmp_path: Path, case: str) -> None:
     assert_identical(one["weights"], first["weights"])
     assert [r["step"] for r in one["results"]] == ([0, 2, 4] if case == "frozen" else [0, 1, 2, 3, 4])
     assert abs(one["results"][-1]["losses"][-1] - one["results"][-1]["initial_loss"]) > 1e-3, "nothing moved"
-    compare(one["results"], first["results"])
+    assert_alike(one["results"], first["results"])
     assert_identical(first["results"], second["results"])
 
 

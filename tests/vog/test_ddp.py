@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_dynamics import VoGCallback
-from tests.house.training import assert_identical, trainer
+from tests.house.training import assert_alike, assert_identical, trainer
 from tests.vog import reference as R
 
 TWO = {"strategy": "ddp_fork", "devices": 2}
@@ -115,22 +115,6 @@ def fit(
     return tuple(torch.load(folder / f"{run.world_size}-{rank}.pt") for rank in range(run.world_size))
 
 
-def compare(a: Any, b: Any, path: str = "") -> None:
-    """Alike to 1e-9; counts and words exactly."""
-    if isinstance(a, torch.Tensor) and a.is_floating_point() or isinstance(a, float):
-        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-12, equal_nan=True, msg=lambda m: f"{path}: {m}")
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            compare(a[key], b[key], f"{path}/{key}")
-    elif isinstance(a, list):
-        assert len(a) == len(b), path
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            compare(x, y, f"{path}/{i}")
-    else:
-        assert_identical(a, b, path)
-
-
 def of_label(network: nn.Module, x: Tensor, y: Tensor) -> Any:
     x = x[None].clone().requires_grad_()
     return torch.autograd.grad(network(x)[0, y], x)[0][0].numpy()
@@ -181,7 +165,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any, Any]
 def test_two_processes_equal_one(runs: Any, case: str) -> None:
     _, one, first, second = (run if isinstance(run, Path) else run[case] for run in runs)
     assert len(one["results"]) == (9 if case == "windows and thumbnails" else 4)
-    compare(one["results"], first["results"])
+    assert_alike(one["results"], first["results"])
     assert_identical(first["results"], second["results"])
     last = one["results"][-1]
     assert last["scores"]["all"].isfinite().all() and (last["shown"]["indices"].numel() > 5)
@@ -212,7 +196,7 @@ def test_another_number_of_processes_goes_on(runs: Any, before: str, after: Any,
     found = fit(tmp_path, callbacks(), checkpoint=folder / before / "step=4.ckpt", **after)
     for process in found:
         for case in CASES:
-            compare(one[case]["results"], process[case]["results"])
+            assert_alike(one[case]["results"], process[case]["results"])
     assert [process["noise"]["patterns"] != [] for process in found] == [True, False][: len(found)]
 
 
@@ -221,7 +205,7 @@ def test_the_checkpoint_of_two_processes_is_that_of_one(runs: Any) -> None:
     keys = [key for key in states[0] if "VoGCallback" in key]
     assert len(keys) == len(CASES)
     for key in keys:
-        compare(states[0][key]["memory"], states[1][key]["memory"])
+        assert_alike(states[0][key]["memory"], states[1][key]["memory"])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -277,7 +261,7 @@ def test_a_render_fn_that_fails_in_one_process(runs: Any, rank: int, tmp_path: P
     for process in found:
         results = process["texts"]["results"]
         assert [result["step"] for result in results] == [2, 6, 8]
-        compare(whole[-1], results[-1])
+        assert_alike(whole[-1], results[-1])
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -17,11 +17,11 @@ from lightning_dynamics.cka.estimator import Kernel
 from lightning_dynamics.cka.features import Reduction, reduction_named
 from lightning_dynamics.cka.observer import Observer
 from lightning_dynamics.cka.panels import film, panels, scalars
-from lightning_dynamics.cka.reference import Reference, short_names
+from lightning_dynamics.cka.reference import Reference
 from lightning_dynamics.cka.result import CKAResult
 from lightning_dynamics.cka.structure import block_score, find_blocks
 from lightning_dynamics.core.callback import AnalysisCallback, Data, OnError
-from lightning_dynamics.core.checkpoints import at_checkpoint
+from lightning_dynamics.core.checkpoints import at_checkpoint, short_names
 from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.layers import Layer
 from lightning_dynamics.core.lightning import ConfigurationError

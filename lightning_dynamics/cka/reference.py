@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -101,13 +99,3 @@ class Reference:
     def to_state(self) -> dict[str, Any]:
         """For a checkpoint."""
         return {"label": self.label, "layers": self.layers, "batches": self.batches}
-
-
-def short_names(paths: Sequence[str]) -> list[str]:
-    """The file's name without its ending, with as many folders before it as tell all paths apart."""
-    parts = [Path(path).with_suffix("").parts for path in paths]
-    for depth in range(1, max(map(len, parts), default=0) + 1):
-        names = ["/".join(part[-depth:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return list(paths)

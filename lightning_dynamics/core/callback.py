@@ -21,7 +21,7 @@ from lightning_dynamics.core.objective import silenced
 from lightning_dynamics.core.occasion import Occasion
 from lightning_dynamics.core.probe import Probe, forget_probes, probe_for
 from lightning_dynamics.core.result import Result
-from lightning_dynamics.core.schedule import Due, Length, Moment, Schedule
+from lightning_dynamics.core.schedule import Due, Length, Moment, Never, Schedule
 from lightning_dynamics.panels import Panel, Panels, Scalar
 from lightning_dynamics.publishing import Event, publish
 
@@ -49,6 +49,8 @@ class AnalysisCallback(Callback, ABC):
         at_end: analyse when training ends, if the last event was earlier.
         shows: of the events, which are shown with all panels; the others log their numbers, as often as the
             Trainer's ``log_every_n_steps`` says. By default all are shown.
+        remembers: further moments at which it is measured, for the sake of ``self.memory`` alone: ``combine`` returns
+            None then.
         second_data: as ``data``: examples that ``occasion.second_probe`` holds.
         mode: ``"eval"`` or ``"train"``: the flag every submodule has during the analysis.
         seed: of the choice of examples, of frozen augmentation, and of whatever is random in the analysis.
@@ -85,6 +87,7 @@ class AnalysisCallback(Callback, ABC):
         at_start: bool,
         at_end: bool,
         shows: Due | None = None,
+        remembers: Due | None = None,
         second_data: Data | None = None,
         mode: Mode,
         seed: int,
@@ -103,6 +106,7 @@ class AnalysisCallback(Callback, ABC):
             raise ConfigurationError(f"`on_error` must be 'warn' or 'raise', got {on_error!r}")
         self.schedule: Due = Schedule(every_n_epochs, every_n_train_steps, at_start, at_end)
         self.shows: Due = self.schedule if shows is None else shows
+        self.remembers: Due = Never() if remembers is None else remembers
         self.data = data
         self.second_data = second_data
         self.num_examples = num_examples
@@ -146,10 +150,11 @@ class AnalysisCallback(Callback, ABC):
         """This process's part, from ``occasion.batches()``. Called isolated; no talking to other processes."""
 
     @abstractmethod
-    def combine(self, part: Any, occasion: Occasion) -> Result | Callable[[], Result]:
+    def combine(self, part: Any, occasion: Occasion) -> Result | Callable[[], Result] | None:
         """All processes' parts -> the result, the same in each, with sums from ``occasion.ranks``.
 
         Where making it takes time and events are many, a function that makes it from ``self.memory`` as it is now.
+        None where there is nothing to tell yet, and the memory alone has grown.
         """
 
     @abstractmethod
@@ -242,7 +247,7 @@ class AnalysisCallback(Callback, ABC):
                 raise error
             raise ConfigurationError(f"{self.label}: cannot be done; the error of another process says why")
         self._ready = not self._failed(trainer, error)
-        if self._history.step is None and self.schedule.due(moment):
+        if self._history.step is None and self._due(moment):
             self._analyse(trainer, pl_module, moment)
 
     @final
@@ -255,14 +260,14 @@ class AnalysisCallback(Callback, ABC):
             return
         self._seen_step = step
         moment = Moment("step", trainer.current_epoch, step)
-        if self.schedule.due(moment):
+        if self._due(moment):
             self._analyse(trainer, pl_module, moment)
 
     @final
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Analyse if the schedule says so; validation has run before."""
         moment = Moment("epoch", trainer.current_epoch, steps_taken(trainer))
-        if self.schedule.due(moment):
+        if self._due(moment):
             self._analyse(trainer, pl_module, moment)
 
     @final
@@ -270,7 +275,7 @@ class AnalysisCallback(Callback, ABC):
         """Analyse the trained model if asked to, then show what needs the whole run."""
         # Lightning has already moved on to the epoch that will not be.
         moment = Moment("end", max(0, trainer.current_epoch - 1), steps_taken(trainer))
-        if self.schedule.due(moment):
+        if self._due(moment):
             self._analyse(trainer, pl_module, moment)
         error: Exception | None = None
         if trainer.is_global_zero and trainer.loggers and self._history.last is not None:
@@ -313,6 +318,10 @@ class AnalysisCallback(Callback, ABC):
     # ---- one event -----------------------------------------------------------------------------------------
 
     @final
+    def _due(self, moment: Moment) -> bool:
+        return self.schedule.due(moment) or self.remembers.due(moment)
+
+    @final
     def _analyse(self, trainer: Trainer, module: nn.Module, moment: Moment) -> None:
         """Measure, combine, publish; after each part the processes agree whether it worked."""
         if not self._ready:
@@ -324,7 +333,7 @@ class AnalysisCallback(Callback, ABC):
 
     @final
     def _measure(self, trainer: Trainer, module: nn.Module, moment: Moment) -> None:
-        part, error = None, None
+        part, found, error = None, None, None
         try:
             with self._undisturbed(module) as streams:
                 occasion = self._occasion(trainer, module, moment, streams)
@@ -336,10 +345,12 @@ class AnalysisCallback(Callback, ABC):
             return
         try:
             self._history.settle()
-            self._history.add(self.combine(part, occasion), moment.step)
+            found = self.combine(part, occasion)
+            if found is not None:
+                self._history.add(found, moment.step)
         except Exception as caught:
             error = caught
-        if not self._failed(trainer, error):
+        if not self._failed(trainer, error) and found is not None:
             self._publish(trainer, moment)
 
     @final

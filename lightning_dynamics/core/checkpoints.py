@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
+from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
@@ -48,6 +49,16 @@ def at_checkpoint(module: nn.Module, path: str | PathLike[str], *, argument: str
                 f"`{argument}={str(path)!r}` does not fit {type(module).__name__}: {error}"
             ) from error
         yield
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """The file's name without its ending, with as many folders before it as tell all paths apart."""
+    parts = [Path(path).with_suffix("").parts for path in paths]
+    for depth in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(paths)
 
 
 def _load(path: str | PathLike[str], argument: str) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def forward(module: nn.Module, batch: Any) -> Any:
     Raises:
         ConfigurationError: neither way is open.
     """
-    if _has_forward(module):
+    if has_forward(module):
         arguments, keywords = _forward_arguments(module, batch)
         return module(*arguments, **keywords)
     if isinstance(module, both("LightningModule")):
@@ -171,7 +171,7 @@ def first_tensor(output: Any) -> Tensor | None:
     return None
 
 
-def _has_forward(module: nn.Module) -> bool:
+def has_forward(module: nn.Module) -> bool:
     """Whether ``forward`` is the user's: Lightning's own only raises."""
     bases: tuple[Any, ...] = (nn.Module, *both("LightningModule"))
     inherited = {cls.forward for cls in bases}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, get_args
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
+
+from lightning_dynamics.core.batchnorm import batchnorms, normalise_by_own_minibatch
 
 BatchNormMode = Literal["batch", "frozen", "attributed"]
 BATCHNORM_MODES: tuple[str, ...] = get_args(BatchNormMode)
@@ -44,27 +46,16 @@ def normalising(module: nn.Module, mode: BatchNormMode) -> Iterator[None]:
     minibatches that never change. ``"frozen"`` and ``"attributed"``: by the running statistics, as the deployed
     network does; with ``"attributed"`` the gradient with respect to them is defined, too.
     """
-    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    layers = batchnorms(module)
     with ExitStack() as stack:
         if mode == "batch":
             for layer in layers:
                 # Batch statistics without touching the running ones, as if there were none.
-                layer.training, layer.track_running_stats = True, False
-                if isinstance(layer, nn.SyncBatchNorm):
-                    # Its own forward would talk to the other processes, which have other minibatches.
-                    layer.__dict__["forward"] = _by_own_minibatch(layer)
+                layer.track_running_stats = False
+                normalise_by_own_minibatch(layer)
         elif mode == "attributed" and layers:
             stack.enter_context(_DifferentiableStatistics())
         yield
-
-
-def _by_own_minibatch(layer: nn.SyncBatchNorm) -> Callable[[Tensor], Tensor]:
-    def forward(inputs: Tensor) -> Tensor:
-        return torch.nn.functional.batch_norm(
-            inputs, None, None, layer.weight, layer.bias, training=True, eps=layer.eps
-        )
-
-    return forward
 
 
 class _DifferentiableStatistics(TorchFunctionMode):

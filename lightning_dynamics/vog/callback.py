@@ -10,6 +10,7 @@ from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import PredictFn, function_named, inputs_in
 from lightning_dynamics.core.occasion import Occasion
 from lightning_dynamics.core.result import Result
+from lightning_dynamics.core.storage import Storage
 from lightning_dynamics.panels import Panels
 from lightning_dynamics.vog.arguments import check_words, describe, setup_of
 from lightning_dynamics.vog.attribution import check
@@ -20,7 +21,6 @@ from lightning_dynamics.vog.record import Record
 from lightning_dynamics.vog.rendering import RenderFn, render, renderings
 from lightning_dynamics.vog.result import VoGResult, result_of
 from lightning_dynamics.vog.scoring import Measured, measure_minibatches
-from lightning_dynamics.vog.storage import Storage
 from lightning_dynamics.vog.windows import Place, Plan, parse_windows
 
 

@@ -23,6 +23,7 @@ from lightning_dynamics.core.occasion import Occasion
 from lightning_dynamics.core.probe import Probe, probe_without_trainer
 from lightning_dynamics.core.progress import progress
 from lightning_dynamics.core.schedule import Moment
+from lightning_dynamics.core.storage import Storage
 from lightning_dynamics.vog.arguments import check_words, describe, setup_of
 from lightning_dynamics.vog.attribution import check, predict
 from lightning_dynamics.vog.dynamics import MEASURED, measure
@@ -32,7 +33,6 @@ from lightning_dynamics.vog.record import Reading, Record
 from lightning_dynamics.vog.rendering import RenderFn, renderings
 from lightning_dynamics.vog.result import VoGResult, result_of
 from lightning_dynamics.vog.scoring import measure_minibatches
-from lightning_dynamics.vog.storage import Storage
 from lightning_dynamics.vog.windows import FEWEST_EVENTS, Place, Window, WindowSpecs, parse_windows
 
 Path = str | PathLike[str]

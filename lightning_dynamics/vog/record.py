@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from lightning_dynamics.core.distributed import Ranks
+from lightning_dynamics.core.storage import Storage
 from lightning_dynamics.vog.dynamics import MEASURED, Forgetting
 from lightning_dynamics.vog.estimator import Moments, Variant, finite_rows, spread
 from lightning_dynamics.vog.scoring import Measured
-from lightning_dynamics.vog.storage import Storage
 from lightning_dynamics.vog.windows import ALL, Place, Window
 
 _CORRECT = MEASURED.index("correct")

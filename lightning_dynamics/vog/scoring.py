@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from lightning_dynamics.core.occasion import Occasion
+from lightning_dynamics.core.storage import Storage
 from lightning_dynamics.vog.attribution import Outcome, attribute
 from lightning_dynamics.vog.dynamics import MEASURED, measure
 from lightning_dynamics.vog.estimator import Channel, per_pixel
 from lightning_dynamics.vog.outputs import Setup
-from lightning_dynamics.vog.storage import Shelf, Storage
+from lightning_dynamics.vog.storage import Shelf
 
 
 @dataclass(frozen=True, eq=False)

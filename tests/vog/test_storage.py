@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from lightning_dynamics.core.distributed import Ranks
+from lightning_dynamics.core.storage import Storage
 from lightning_dynamics.vog.record import Record
 from lightning_dynamics.vog.scoring import Measured
-from lightning_dynamics.vog.storage import Shelf, Storage
+from lightning_dynamics.vog.storage import Shelf
 from lightning_dynamics.vog.windows import Place, parse_windows
 
 MAPS = Path("/proc/self/maps")

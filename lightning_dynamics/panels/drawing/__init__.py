@@ -1,4 +1,4 @@
-"""Charts as uint8 images: of layers, of training time, of how values are distributed, and of single examples.
+"""Charts as uint8 images: of layers, of training time, of distributions, of landscapes, and of single examples.
 
 Drawn with matplotlib's Agg canvas alone: no pyplot, no backend, no global setting is touched, no random
 number is drawn, and the same input gives the same bytes. The size of an image follows from the labels (and
@@ -8,9 +8,11 @@ the title or the footer: frames of one film fit.
 
 from lightning_dynamics.panels.drawing.bars import bars
 from lightning_dynamics.panels.drawing.boxes import box_plot
+from lightning_dynamics.panels.drawing.contour import contour_map
 from lightning_dynamics.panels.drawing.curves import profile
 from lightning_dynamics.panels.drawing.gallery import Tile, gallery
 from lightning_dynamics.panels.drawing.histogram import signed_histogram
+from lightning_dynamics.panels.drawing.lines import line_chart
 from lightning_dynamics.panels.drawing.map import heat_map
 from lightning_dynamics.panels.drawing.mosaic import mosaic_frame
 from lightning_dynamics.panels.drawing.plain_histogram import histogram
@@ -18,21 +20,25 @@ from lightning_dynamics.panels.drawing.raster import raster
 from lightning_dynamics.panels.drawing.scatter import scatter
 from lightning_dynamics.panels.drawing.series import time_series
 from lightning_dynamics.panels.drawing.shares import shares_over_time
+from lightning_dynamics.panels.drawing.surface import surface_plot
 from lightning_dynamics.panels.drawing.timemap import time_map
 
 __all__ = [
     "Tile",
     "bars",
     "box_plot",
+    "contour_map",
     "gallery",
     "heat_map",
     "histogram",
+    "line_chart",
     "mosaic_frame",
     "profile",
     "raster",
     "scatter",
     "shares_over_time",
     "signed_histogram",
+    "surface_plot",
     "time_map",
     "time_series",
 ]

@@ -83,10 +83,12 @@ class Canvas:
         color: str = INK,
         bold: bool = False,
         vertical: bool = False,
+        angle: float = 0.0,
     ) -> None:
         """Write ``text`` literally (no mathtext, no TeX) in letters ``px`` high.
 
         ``ha`` and ``va`` are relative to the direction of the text; vertical text reads from bottom to top.
+        ``angle`` turns text that is not vertical, in degrees against the clock.
         """
         from matplotlib.text import Text
 
@@ -99,7 +101,7 @@ class Canvas:
                 color=color,
                 horizontalalignment=ha,
                 verticalalignment="center_baseline" if va == "center" else va,
-                rotation=90 if vertical else 0,
+                rotation=90 if vertical else angle,
                 rotation_mode="anchor",
                 parse_math=False,
                 usetex=False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -132,7 +134,7 @@ class DivergingScale:
 
         The two ends always have a number; the others only if they are ``gap`` away from them.
         """
-        texts = tick_texts(self._ticks)
+        texts = self._write(self._ticks)
         slack = 1e-6 * (self.high - self.low)
         if np.any(values < self.low - slack):
             texts[0] = f"≤ {texts[0]}"
@@ -141,6 +143,10 @@ class DivergingScale:
         shares = [float(self._share(np.array(tick))) for tick in self._ticks]
         pairs = list(zip(shares, texts, strict=True))
         return [pairs[0], *((share, text) for share, text in pairs[1:-1] if gap <= share <= 1 - gap), pairs[-1]]
+
+    def _write(self, ticks: Sequence[float]) -> list[str]:
+        """Write the numbers beside the bar."""
+        return tick_texts(ticks)
 
     def _draw_ramp(self, canvas: Canvas, shares: NDArray[np.float64], left: int, bottom: int) -> None:
         """Paint the colours of shares of the scale, with an outline because the middle is white."""

@@ -146,12 +146,12 @@ def time_series(
     draw_y_title(canvas, plot, y_title)
 
     if len(thick):
-        _draw_line(canvas, plot, steps, thick[0], _BROAD, 9.0)
+        draw_line(canvas, plot, steps, thick[0], _BROAD, 9.0)
     width = 2.2 if len(thin) <= 7 else 1.6
     for line, colour in zip(thin, colours, strict=True):
-        _draw_line(canvas, plot, steps, line, colour, width)
+        draw_line(canvas, plot, steps, line, colour, width)
     for i, line in enumerate(thick[1:], 1):
-        _draw_line(canvas, plot, steps, line, INK, 3.0, linestyle=_KINDS[min(i, 2)][1], dash_capstyle="butt")
+        draw_line(canvas, plot, steps, line, INK, 3.0, linestyle=_KINDS[min(i, 2)][1], dash_capstyle="butt")
     places = plot.x(np.ravel(np.asarray(marks, dtype=np.float64)))
     places = np.unique(np.round(places[(places >= left - 0.5) & (places <= left + TIME_WIDTH + 0.5)]))
     canvas.lines([[(place, bottom), (place, bottom + 14)] for place in places], color=_MARK, width=2)
@@ -167,7 +167,7 @@ def _last(line: NDArray[np.float64]) -> float:
     return float(known[-1]) if len(known) else 0.0
 
 
-def _draw_line(
+def draw_line(
     canvas: Canvas,
     plot: Plot,
     steps: NDArray[np.float64],
@@ -177,7 +177,7 @@ def _draw_line(
     triangles: bool = True,
     **style: Any,
 ) -> None:
-    """Draw one line, a dot for every point that has no neighbours, and triangles for what is outside."""
+    """Draw one line of a chart, a dot for every point that has no neighbours, and triangles for what is outside."""
     x, y = plot.x(steps), np.clip(plot.y(line), -1e4, 1e5)  # Infinity lies far outside, too.
     lower, upper = plot.bottom, plot.bottom + plot.height
     clip = (plot.left - 6, lower, plot.left + plot.width + 6, upper)

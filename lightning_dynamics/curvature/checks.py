@@ -1,0 +1,53 @@
+"""What is refused before anything is computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_dynamics.core.lightning import ConfigurationError
+
+_TOO_NARROW = (torch.float16, torch.bfloat16)
+
+
+def check_count(argument: str, value: Any, least: int = 1) -> None:
+    """Refuse anything but whole numbers from ``least`` up."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(f"`{argument}` must be a whole number from {least} up, got {value!r}")
+
+
+def check_search(k: Any, tolerance: Any, max_iterations: Any, size: int | None = None) -> None:
+    """Refuse what the search for eigenvalues cannot work with; ``size``: the number of parameters, if known."""
+    check_count("k", k)
+    check_count("max_iterations", max_iterations)
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < 1:
+        raise ConfigurationError(f"`tolerance` must be a number from 0 to below 1, got {tolerance!r}")
+    if max_iterations < k:
+        raise ConfigurationError(f"`max_iterations={max_iterations}` is too few for `k={k}`: give at least `k`")
+    if size is not None and k > size:
+        raise ConfigurationError(
+            f"`k={k}`, but the Hessian has only {size} eigenvalues: one for each parameter selected"
+        )
+
+
+def check_parameters(parameters: dict[str, nn.Parameter]) -> None:
+    """Of a kind that has curvature which can be measured.
+
+    Raises:
+        ConfigurationError: complex, whole numbers, or in half precision.
+    """
+    for name, parameter in parameters.items():
+        if not parameter.is_floating_point():
+            raise ConfigurationError(
+                f"`parameters` selects {name!r}, which is {str(parameter.dtype).removeprefix('torch.')}: curvature is "
+                "that of real parameters; leave it out by a narrower pattern"
+            )
+        if parameter.dtype in _TOO_NARROW:
+            raise ConfigurationError(
+                f"{name!r} is in half precision, in which second derivatives drown in rounding: train with "
+                "Trainer(precision='bf16-mixed' or '16-mixed'), which keeps parameters in float32"
+            )
+        if nn.parameter.is_lazy(parameter):
+            raise ConfigurationError(f"{name!r} has no shape yet: run the module once before")

@@ -3,6 +3,8 @@
 from lightning_dynamics.cka import CKACallback, CKAResult
 from lightning_dynamics.core.callback import AnalysisCallback
 from lightning_dynamics.core.lightning import ConfigurationError
+from lightning_dynamics.curvature import CurvatureCallback, CurvatureResult
+from lightning_dynamics.landscape import LandscapeCallback, LandscapeResult
 from lightning_dynamics.loss_contribution import LossContributionCallback, LossContributionResult
 from lightning_dynamics.publishing import LocalReport
 from lightning_dynamics.vog import DifficultySampler, VoGCallback, VoGResult
@@ -14,7 +16,11 @@ __all__ = [
     "CKACallback",
     "CKAResult",
     "ConfigurationError",
+    "CurvatureCallback",
+    "CurvatureResult",
     "DifficultySampler",
+    "LandscapeCallback",
+    "LandscapeResult",
     "LocalReport",
     "LossContributionCallback",
     "LossContributionResult",

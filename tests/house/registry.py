@@ -6,7 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_dynamics import AnalysisCallback, CKACallback, LossContributionCallback, VoGCallback
+from lightning_dynamics import (
+    AnalysisCallback,
+    CKACallback,
+    CurvatureCallback,
+    LandscapeCallback,
+    LossContributionCallback,
+    VoGCallback,
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,33 @@ def _vog_without_labels(**overrides: Any) -> VoGCallback:
         }
         | overrides
     )
+
+
+def _landscape(**overrides: Any) -> LandscapeCallback:
+    settings = {"num_examples": 24, "batch_size": 8, "resolution": [3, 2], "every_n_epochs": 1, "on_error": "raise"}
+    return LandscapeCallback(**settings | overrides)
+
+
+def _landscape_of_the_trajectory(**overrides: Any) -> LandscapeCallback:
+    overrides.pop("at_start", None)  # there is no trajectory yet
+    settings = {"directions": "pca", "second_data": "train", "batch_size": None, "max_snapshots": 4, "dropout": "fixed"}
+    return _landscape(**settings | overrides)
+
+
+def _landscape_between_points(**overrides: Any) -> LandscapeCallback:
+    overrides.pop("at_start", None)  # where it begins is where it is
+    return _landscape(**{"points": ["initialization", "current"], "resolution": 4} | overrides)
+
+
+def _landscape_of_the_hessian(**overrides: Any) -> LandscapeCallback:
+    settings = {"directions": "hessian", "parameters": "head.*", "curvature_resolution": 2, "span": 0.1}
+    return _landscape(**settings | overrides)
+
+
+def _curvature(**overrides: Any) -> CurvatureCallback:
+    settings: dict[str, Any] = {"num_examples": 24, "batch_size": 8, "on_error": "raise"}
+    settings |= {"k": 2, "max_iterations": 8, "trace_samples": 2, "density_samples": 2, "density_iterations": 4}
+    return CurvatureCallback(**settings | {"loss_fn": "tests.house.models.cross_entropy"} | overrides)
 
 
 _ANYWHERE: tuple[tuple[dict[str, Any], str], ...] = (
@@ -190,5 +224,94 @@ TENANTS = {
         bad=_ANYWHERE,
         yaml={"every_n_train_steps": 2, "target": "prediction", "attribution": "integrated_gradients"},
         fewest_events=2,
+    ),
+    "landscape": Tenant(
+        make=_landscape,
+        keys=("contour", "surface", "values"),
+        bad=_ANYWHERE
+        + (
+            ({"directions": "diagonal"}, "directions"),
+            ({"directions": "points"}, "points"),
+            ({"points": ["current"]}, "points"),
+            ({"points": ["current", "current"]}, "points"),
+            ({"points": ["current", "no_such.ckpt"]}, "points"),
+            ({"points": ["current", "initialization"], "directions": "pca"}, "points"),
+            ({"directions": "pca", "trajectory": False}, "trajectory"),
+            ({"directions": "pca", "at_start": True}, "at_start"),
+            ({"directions": "random_line", "curvature_resolution": 3}, "curvature_resolution"),
+            ({"resolution": 1}, "resolution"),
+            ({"resolution": [3, 1]}, "resolution"),
+            ({"resolution": "fine"}, "resolution"),
+            ({"span": 0.0}, "span"),
+            ({"span": float("nan")}, "span"),
+            ({"radius": -1.0}, "radius"),
+            ({"weight_decay": -0.1}, "weight_decay"),
+            ({"normalize": "filters"}, "normalize"),
+            ({"batchnorm": "off"}, "batchnorm"),
+            ({"dropout": "on"}, "dropout"),
+            ({"parameters": "generator.*"}, "parameters"),
+            ({"parameters": "*.bias"}, "move_biases"),
+            ({"quantities": ["nowhere.nothing"]}, "quantities"),
+            ({"quantities": ["builtins.len"]}, "quantities"),
+            ({"loss_fn": "nowhere.nothing"}, "loss_fn"),
+            ({"predict_fn": "nowhere.nothing"}, "predict_fn"),
+            ({"max_snapshots": 1}, "max_snapshots"),
+            ({"snapshot_every_n_steps": 0}, "snapshot_every_n_steps"),
+        ),
+        yaml={"resolution": 3, "normalize": "layer", "parameters": ["conv.*", "head.*"], "trajectory": True},
+    ),
+    "landscape of the trajectory": Tenant(
+        make=_landscape_of_the_trajectory,
+        keys=("contour", "surface", "trajectory", "values", "explained_variance"),
+        bad=_ANYWHERE,
+        yaml={"directions": "pca", "resolution": [2, 3], "every_n_epochs": 2},
+    ),
+    "landscape between points": Tenant(
+        make=_landscape_between_points,
+        keys=("line", "values", "barrier"),
+        bad=_ANYWHERE,
+        yaml={"points": ["current", "initialization"], "quantities": ["accuracy"]},
+    ),
+    "landscape of the hessian": Tenant(
+        make=_landscape_of_the_hessian,
+        keys=("contour", "surface", "non_convexity", "values"),
+        bad=_ANYWHERE,
+        yaml={"directions": "gradient", "resolution": 3, "span": 0.1},
+    ),
+    "curvature": Tenant(
+        make=_curvature,
+        keys=(
+            "spectrum",
+            "eigenvalues",
+            "values",
+            "loss",
+            "largest",
+            "largest_2",
+            "smallest",
+            "non_convexity",
+            "trace",
+            "trace_standard_error",
+            "gradient_norm",
+            "flatness",
+            "relative_flatness",
+            "gradient_outside",
+            "converged",
+        ),
+        bad=_ANYWHERE
+        + (
+            ({"mode": "evaluation"}, "mode"),
+            ({"k": 0}, "k"),
+            ({"k": 1000, "max_iterations": 1000}, "k=1000"),
+            ({"max_iterations": 1}, "max_iterations"),
+            ({"tolerance": 1.0}, "tolerance"),
+            ({"trace_samples": -1}, "trace_samples"),
+            ({"density_samples": -1}, "density_samples"),
+            ({"density_iterations": 0}, "density_iterations"),
+            ({"parameters": "no_such_layer.*"}, "parameters"),
+            ({"parameters": []}, "parameters"),
+            ({"loss_fn": "nowhere.nothing"}, "loss_fn"),
+            ({"loss_fn": "tests.house.models.detached_loss"}, "loss_fn"),
+        ),
+        yaml={"parameters": ["head.*"], "max_iterations": 6, "trace_samples": 0, "every_n_train_steps": 2},
     ),
 }

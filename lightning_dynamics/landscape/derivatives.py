@@ -1,0 +1,71 @@
+"""Directions from derivatives of the loss: its gradient, its Hessian's leading eigenvectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_dynamics.core.objective import LossFn
+from lightning_dynamics.core.occasion import Occasion
+from lightning_dynamics.core.parameters import flatten
+from lightning_dynamics.curvature.estimator import extreme_pairs
+from lightning_dynamics.curvature.minibatches import Minibatches
+from lightning_dynamics.curvature.operator import HessianOperator
+from lightning_dynamics.landscape import estimator
+from lightning_dynamics.landscape.estimator import Direction
+from lightning_dynamics.landscape.slices import Weights, relative
+
+
+def downhill(
+    occasion: Occasion,
+    parameters: Mapping[str, nn.Parameter],
+    now: Weights,
+    *,
+    kind: str,
+    loss_fn: LossFn | None,
+    seed: int,
+) -> tuple[tuple[Direction, ...], dict[str, Any]]:
+    """Two directions at the weights' own norm, taken by all processes together, and what to say of them.
+
+    Args:
+        occasion: isolated.
+        parameters: those that move.
+        now: their values.
+        kind: ``"hessian"``: the eigenvectors of the two largest eigenvalues; ``"gradient"``: the mean gradient over
+            all examples, and a random direction.
+        loss_fn: None for ``training_step``.
+        seed: of the random direction, and of Lanczos' start.
+
+    Raises:
+        ValueError: the gradient is zero, or the loss has no finite derivatives.
+    """
+    ranks = occasion.ranks
+    operator = HessianOperator(
+        occasion.module,
+        loss_fn,
+        Minibatches.of(occasion),
+        dict(parameters),
+        gather=lambda work: ranks.sum(ranks.together(work)),
+        num_examples=len(occasion.probe),
+    )
+    try:
+        if kind == "gradient":
+            gradient = operator.gradient()
+            if not gradient.any():
+                raise ValueError("the gradient is zero: it has no direction")
+            (other,) = estimator.random_directions(now, count=1, seed=seed, normalize="none", move_biases=True)
+            about: dict[str, Any] = {"kind": kind, "x": "gradient", "y": "random direction", "seed": seed}
+            return relative(now, [gradient, flatten(other)]), about
+        with torch.no_grad():
+            found = extreme_pairs(
+                operator.matvec, operator.size, k=2, seed=seed, dtype=operator.dtype, device=operator.device
+            )
+        values = found.largest.tolist()
+        x, y = (f"Hessian eigenvector {number} (λ = {value:.4g})" for number, value in enumerate(values, 1))
+        about = {"kind": kind, "x": x, "y": y, "eigenvalues": values, "converged": found.converged}
+        return relative(now, list(found.largest_vectors)), about
+    finally:
+        operator.forget()

@@ -1,0 +1,218 @@
+"""What is measured at a point: the loss, the accuracy, metrics of the user's, from one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from lightning_dynamics.core import objective
+from lightning_dynamics.core.lightning import ConfigurationError
+from lightning_dynamics.core.objective import LossFn, PredictFn, function_named
+
+MetricFn = Callable[[Tensor, Tensor], Tensor]
+"""Logits and targets of a minibatch -> the mean over its examples."""
+
+
+def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Share of right predictions, a scalar: the largest logit along dimension 1, or one logit above 0.
+
+    Args:
+        logits: ``(N, C, …)``; or of the targets' size, one per yes-or-no question.
+        targets: ``(N, …)`` classes, negative ones ignored; or zeros and ones.
+
+    Raises:
+        ValueError: logits and targets are not those of a classification.
+    """
+    if logits.ndim == targets.ndim + 1 and logits.shape[:1] + logits.shape[2:] == targets.shape:
+        if logits.shape[1] > 1 and not targets.is_floating_point():
+            right, counted = logits.argmax(1) == targets, targets >= 0
+            return (right & counted).double().sum() / counted.double().sum()
+    if logits.numel() == targets.numel() and bool(((targets == 0) | (targets == 1)).all()):
+        return ((logits.reshape(-1) > 0) == (targets.reshape(-1) > 0.5)).double().mean()
+    raise ValueError(f"no accuracy of logits {tuple(logits.shape)} and targets {tuple(targets.shape)}")
+
+
+class Quantities:
+    """The quantities of a minibatch, by name; ``"loss"`` first.
+
+    Args:
+        module: within ``isolated``.
+        loss_fn: ``(module, batch) -> scalar``; None for the module's ``training_step``.
+        predict_fn: ``(module, batch) -> (logits, targets)``; None for the usual ways to find them.
+        wanted: beside the loss: ``"accuracy"``, or functions ``(logits, targets) -> scalar``, themselves or as
+            ``"package.module.function"``; None for the accuracy if there is one.
+        batch: a minibatch, to try them on.
+
+    Raises:
+        ConfigurationError: one cannot be measured.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss_fn: LossFn | None,
+        predict_fn: PredictFn | None,
+        wanted: Sequence[str | MetricFn] | None,
+        batch: Any,
+    ) -> None:
+        """Try every one of them once."""
+        self._module, self._loss_fn, self._predict_fn = module, loss_fn, predict_fn
+        self._metrics: dict[str, MetricFn] = {}
+        self._memo: _Memo | None = None
+        self.loss(batch)  # what is wrong with it is said here
+        self._metrics = metrics_named(("accuracy",) if wanted is None else wanted)
+        try:
+            self(batch)
+        except Exception as error:
+            if wanted is not None:
+                raise ConfigurationError(
+                    f"`quantities`: {', '.join(self._metrics)} cannot be measured: {error}; pass `predict_fn(module, "
+                    "batch) -> (logits, targets)`, or leave it out"
+                ) from error
+            self._metrics = {}
+        if self._metrics:
+            self._memo = _Memo(module, is_trial=True)
+            with self._memo.installed():
+                self(batch)
+            self._memo = _Memo(module) if self._memo.served and not self._memo.is_spoilt else None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """In the order of the values."""
+        return ("loss", *self._metrics)
+
+    def __call__(self, batch: Any) -> list[Tensor]:
+        """Means over the minibatch's examples."""
+        memo = self._memo
+        if not self._metrics:
+            return [self.loss(batch)]
+        if memo is None:
+            loss = self.loss(batch)
+            logits, targets = objective.predictions(self._module, batch, self._predict_fn)
+        else:
+            with memo.recording():
+                loss = self.loss(batch)
+            with memo.serving():
+                logits, targets = objective.predictions(self._module, batch, self._predict_fn)
+        return [loss, *(torch.as_tensor(metric(logits, targets)) for metric in self._metrics.values())]
+
+    def loss(self, batch: Any) -> Tensor:
+        """The loss alone."""
+        return objective.loss(self._module, batch, self._loss_fn)
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Inside, the forward pass that gave the loss gives the rest as well."""
+        with ExitStack() as stack:
+            if self._memo is not None:
+                stack.enter_context(self._memo.installed())
+            yield
+
+
+def metrics_named(wanted: Sequence[str | MetricFn]) -> dict[str, MetricFn]:
+    """Metrics by the name under which they are shown.
+
+    Raises:
+        ConfigurationError: not a sequence of names and functions.
+    """
+    if isinstance(wanted, str):
+        raise ConfigurationError(f"`quantities={wanted!r}`: give a list, such as ['accuracy']")
+    metrics: dict[str, MetricFn] = {}
+    for metric in wanted:
+        if metric == "loss":  # is always there
+            continue
+        function = accuracy if metric == "accuracy" else function_named(metric, "quantities")
+        name = metric.rpartition(".")[2] if isinstance(metric, str) else getattr(metric, "__name__", "metric")
+        if not callable(function) or name in metrics or name == "loss":
+            raise ConfigurationError(
+                f"`quantities`: {metric!r} must be 'accuracy', or a function of logits and targets with its own name"
+            )
+        metrics[name] = function
+    return metrics
+
+
+class _Memo:
+    """What a module and its direct children made of their latest arguments, for whoever asks with the same ones.
+
+    A loss and the predictions come from one forward pass, though two functions of the user's call the module.
+
+    Args:
+        module: within ``isolated``.
+        is_trial: find out whether anybody calls the same thing twice, and whether the loss changes an output in place.
+    """
+
+    def __init__(self, module: nn.Module, *, is_trial: bool = False) -> None:
+        modules = [module, *module.children()]
+        self._modules = [m for m in modules if objective.has_forward(m) and not isinstance(m, torch.jit.ScriptModule)]
+        self._outputs: dict[int, tuple[tuple[Any, ...], dict[str, Any], Any]] = {}
+        self._records = self._serves = False
+        self._is_trial = is_trial
+        self._copies: dict[int, list[Tensor]] = {}
+        self.served = 0
+        self.is_spoilt = False
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        held = [(m, vars(m).get("forward")) for m in self._modules]
+        try:
+            for index, module in enumerate(self._modules):
+                module.__dict__["forward"] = self._remembering(index, module.forward)
+            yield
+        finally:
+            self._outputs.clear()
+            for module, own in held:
+                if own is None:
+                    del module.__dict__["forward"]
+                else:
+                    module.__dict__["forward"] = own
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        self._outputs.clear()
+        self._records = True
+        try:
+            yield
+        finally:
+            self._records = False
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        self._serves = True
+        try:
+            yield
+        finally:
+            self._serves = False
+            self._outputs.clear()
+
+    def _remembering(self, index: int, original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)  # whose signature tells which inputs it takes
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if self._serves and index in self._outputs:
+                seen, named, output = self._outputs[index]
+                if _same(seen, args) and named.keys() == kwargs.keys() and _same([*named.values()], [*kwargs.values()]):
+                    self.served += 1
+                    if self._is_trial:
+                        self.is_spoilt |= not all(map(torch.equal, self._copies[index], _tensors(output)))
+                    return output
+            output = original(*args, **kwargs)
+            if self._records:
+                self._outputs[index] = args, kwargs, output
+                if self._is_trial:
+                    self._copies[index] = [tensor.clone() for tensor in _tensors(output)]
+            return output
+
+        return forward
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
+
+
+def _same(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))

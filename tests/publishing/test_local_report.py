@@ -364,4 +364,4 @@ def test_behaves(full):
     assert seen["hostile"] == [HOSTILE, "undefined"]
     assert seen["chart"] == [1, "step 0: 0"]
     assert seen["theme"] is True
-    assert seen["page"] == "allow-scripts"
+    assert seen["page"] == "allow-scripts allow-downloads"

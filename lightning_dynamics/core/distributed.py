@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -90,6 +90,13 @@ class Ranks:
         shared = tensor.detach().to(self.device, copy=True).contiguous()
         dist.broadcast(shared, src=owner)
         return shared.to(tensor.device)
+
+    def from_first(self, value: T | None) -> T:
+        """Rank zero's value, in every process: tensors on the CPU, plain values, and classes of them."""
+        box = [value if self.rank == 0 else None]
+        if self.size > 1:
+            dist.broadcast_object_list(box, src=0, device=self.device)
+        return cast(T, box[0])
 
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set in any process."""

@@ -199,7 +199,8 @@ class CurvatureCallback(AnalysisCallback):
         )
         try:
             with torch.no_grad():
-                return self._result(occasion, operator, self._found(operator, occasion.description))
+                found = operator.led(occasion.ranks, lambda: self._found(operator, occasion.description))
+                return self._result(occasion, operator, found)
         except NotFinite:
             return self._result(occasion, operator, self._nothing())
         finally:

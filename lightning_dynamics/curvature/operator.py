@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from lightning_dynamics.core.distributed import CommonFailure, Ranks
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import LossFn, loss
 from lightning_dynamics.core.parameters import unflatten
 from lightning_dynamics.curvature.graphs import graph_bytes, twice_differentiable
 from lightning_dynamics.curvature.minibatches import Minibatches
 
+T = TypeVar("T")
 Gather = Callable[[Callable[[], Tensor]], Tensor]
+
+_DONE, _PRODUCT, _GRADIENT = range(3)  # what the first process orders
 
 KEPT_GRAPHS = 2**30
 """Bytes of graphs that an operator keeps unless it is told otherwise."""
@@ -74,6 +78,7 @@ class HessianOperator:
         self.device = tensors[0].device
         self.dtype = torch.float64 if any(tensor.dtype is torch.float64 for tensor in tensors) else torch.float32
         self.products = 0
+        self._leads: Ranks | None = None
         self._free = {None: KEPT_GRAPHS, True: math.inf, False: 0}[keep_graphs]
         self._graphs: dict[int, tuple[Tensor, list[Tensor | None]]] = {}
         self._losses: dict[int, Tensor] = {}
@@ -105,10 +110,63 @@ class HessianOperator:
         Raises:
             NotFinite: the loss or the product is not; in every process.
         """
-        vector = unflatten(flat.detach().to(self.device, self.dtype), self._parameters)
+        flat = flat.detach().to(self.device, self.dtype)
+        if self._leads is not None:
+            self._announce(self._leads, _PRODUCT)
+            flat = self._leads.handed_round(flat, owner=0)
+        vector = unflatten(flat, self._parameters)
         directions = [piece.to(self._parameters[name]) for name, piece in vector.items()]
         self.products += 1
         return self._summed(directions)[1]
+
+    def led(self, ranks: Ranks, drive: Callable[[], T]) -> T:
+        """What ``drive`` makes of products and gradients of this operator, the same in every process.
+
+        It runs in the first process alone; the others take their part in every product that it asks for, and decide
+        nothing. If each ran an algorithm of its own, a last bit that differs could let one of them stop while another
+        waits for it.
+
+        Args:
+            ranks: whose ``sum(together(work))`` is this operator's ``gather``.
+            drive: must let :class:`NotFinite` through; returns tensors on the CPU and plain values.
+
+        Raises:
+            NotFinite: in every process.
+            CommonFailure: ``drive`` failed, or a process did; in every process.
+        """
+        if ranks.size == 1:
+            return drive()
+        found: T | None = None
+        failure: Exception | None = None
+        if ranks.rank == 0:
+            self._leads = ranks
+            try:
+                found = drive()
+            except (CommonFailure, NotFinite):  # known to all: they were raised in all
+                raise
+            except Exception as error:
+                failure = error
+            finally:
+                self._leads = None
+            self._announce(ranks, _DONE)
+        else:
+            while (order := self._announce(ranks, _DONE)) != _DONE:
+                if order == _PRODUCT:
+                    flat = torch.empty(self.size, dtype=self.dtype, device=self.device)
+                    self.matvec(ranks.handed_round(flat, owner=0))
+                else:
+                    self._value_and_gradient()
+
+        def agree() -> None:
+            if failure is not None:
+                raise failure
+
+        ranks.together(agree)
+        return ranks.from_first(found)
+
+    def _announce(self, ranks: Ranks, order: int) -> int:
+        """The first process's order, in every process."""
+        return int(ranks.handed_round(torch.tensor([float(order)]), owner=0))
 
     def forget(self) -> None:
         """Let go of the graphs, the loss and the gradient: the parameters have moved."""
@@ -116,6 +174,8 @@ class HessianOperator:
 
     def _value_and_gradient(self) -> tuple[float, Tensor]:
         if self._first is None:
+            if self._leads is not None:
+                self._announce(self._leads, _GRADIENT)
             self._first = self._summed(None)
         return self._first
 

@@ -279,7 +279,7 @@ class LandscapeCallback(AnalysisCallback):
             return [], []
         recorded = self._recorder()
         earlier = sum(taken < step for taken in recorded.steps)
-        return [*recorded.steps[:earlier], step], [*recorded.snapshots[:earlier], flatten(now).cpu()]
+        return [*recorded.steps[:earlier], step], [*recorded.snapshots[:earlier], flatten(now).float().cpu()]
 
     def _slice(
         self,
@@ -289,12 +289,19 @@ class LandscapeCallback(AnalysisCallback):
         steps: Sequence[int],
         snapshots: Sequence[Tensor],
     ) -> Slice:
-        kind = self.directions
-        if kind == "points":
-            points = self._points().weights(parameters, occasion.module)
-            return through_points(points, self.span, self.resolution)
-        if kind == "pca" and not (occasion.length.is_rehearsal and len(steps) < 3):
-            return principal_slice(snapshots, steps, now, self.span, self.resolution)
+        kind, ranks = self.directions, occasion.ranks
+
+        def found() -> Slice | None:
+            if ranks.rank:
+                return None
+            if kind == "points":
+                points = self._points().weights(parameters, occasion.module)
+                return through_points(points, self.span, self.resolution).on_cpu()
+            return principal_slice(snapshots, steps, now, self.span, self.resolution).on_cpu()
+
+        if kind == "points" or (kind == "pca" and not (occasion.length.is_rehearsal and len(steps) < 3)):
+            # The last bits of a decomposition may depend on the process; the points that are shared out must not.
+            return ranks.from_first(ranks.together(found))
         if kind in ("hessian", "gradient"):
             directions, about = downhill(occasion, parameters, now, kind=kind, loss_fn=self._loss_fn, seed=self.seed)
             return around(now, directions, self.span, self.resolution, about)

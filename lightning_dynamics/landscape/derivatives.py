@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_dynamics.core.objective import LossFn
 from lightning_dynamics.core.occasion import Occasion
 from lightning_dynamics.core.parameters import flatten
 from lightning_dynamics.curvature.estimator import extreme_pairs
 from lightning_dynamics.curvature.minibatches import Minibatches
-from lightning_dynamics.curvature.operator import HessianOperator
+from lightning_dynamics.curvature.operator import HessianOperator, NotFinite
 from lightning_dynamics.landscape import estimator
 from lightning_dynamics.landscape.estimator import Direction
 from lightning_dynamics.landscape.slices import Weights, relative
@@ -40,7 +41,7 @@ def downhill(
         seed: of the random direction, and of Lanczos' start.
 
     Raises:
-        ValueError: the gradient is zero, or the loss has no finite derivatives.
+        ValueError: the gradient is zero.
     """
     ranks = occasion.ranks
     operator = HessianOperator(
@@ -51,21 +52,29 @@ def downhill(
         gather=lambda work: ranks.sum(ranks.together(work)),
         num_examples=len(occasion.probe),
     )
-    try:
+
+    def drive() -> tuple[list[Tensor], dict[str, Any]]:
         if kind == "gradient":
-            gradient = operator.gradient()
+            gradient = operator.gradient().cpu()
             if not gradient.any():
                 raise ValueError("the gradient is zero: it has no direction")
             (other,) = estimator.random_directions(now, count=1, seed=seed, normalize="none", move_biases=True)
-            about: dict[str, Any] = {"kind": kind, "x": "gradient", "y": "random direction", "seed": seed}
-            return relative(now, [gradient, flatten(other)]), about
-        with torch.no_grad():
-            found = extreme_pairs(
-                operator.matvec, operator.size, k=2, seed=seed, dtype=operator.dtype, device=operator.device
-            )
+            about = {"kind": kind, "x": "gradient", "y": "random direction", "seed": seed}
+            return [gradient, flatten(other).cpu()], about
+        found = extreme_pairs(
+            operator.matvec, operator.size, k=2, seed=seed, dtype=operator.dtype, device=operator.device
+        )
         values = found.largest.tolist()
         x, y = (f"Hessian eigenvector {number} (λ = {value:.4g})" for number, value in enumerate(values, 1))
         about = {"kind": kind, "x": x, "y": y, "eigenvalues": values, "converged": found.converged}
-        return relative(now, list(found.largest_vectors)), about
+        return list(found.largest_vectors.cpu()), about
+
+    try:
+        with torch.no_grad():
+            flats, about = operator.led(ranks, drive)
+    except NotFinite:  # training has diverged: a landscape of NaN, as there is one for random directions
+        flats = [torch.full((operator.size,), math.nan)] * 2
+        about = {"kind": kind, "x": f"{kind} (not finite)", "y": f"{kind} (not finite)"}
     finally:
         operator.forget()
+    return relative(now, flats), about

@@ -9,12 +9,12 @@ points, figure 1).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Direction = dict[str, Tensor]
 Normalization = Literal["filter", "layer", "none"]
@@ -75,7 +75,7 @@ def filter_normalize(
 
 
 def random_directions(
-    parameters: Mapping[str, Tensor],
+    parameters: Mapping[str, Tensor] | nn.Module,
     *,
     count: int = 2,
     seed: int = 0,
@@ -87,7 +87,8 @@ def random_directions(
     """Gaussian directions, normalised by :func:`filter_normalize`: the same on every device and in every process.
 
     Args:
-        parameters: the weights; directions have their names, shapes, dtypes and devices.
+        parameters: the weights; directions have their names, shapes, dtypes and devices. Of a module, all of them, and
+            ``output_dims`` and ``unmoved`` are known unless they are given.
         count: how many.
         seed: of the CPU generator that draws them; the k-th direction does not depend on ``count``.
         normalize: ``"filter"``, ``"layer"`` or ``"none"``.
@@ -101,6 +102,10 @@ def random_directions(
     Raises:
         ValueError: nothing would move.
     """
+    if isinstance(parameters, nn.Module):
+        output_dims = dims_of_outputs(parameters) if output_dims is None else output_dims
+        unmoved = unmoved or normalization_parameters(parameters)
+        parameters = {name: parameter.detach() for name, parameter in parameters.named_parameters()}
     generator = torch.Generator().manual_seed(seed)
     directions = []
     for _ in range(count):
@@ -189,26 +194,28 @@ class PrincipalPlane:
     residual_distance: Tensor
 
 
-def principal_directions(snapshots: Tensor) -> PrincipalPlane:
+def principal_directions(snapshots: Sequence[Tensor] | Tensor) -> PrincipalPlane:
     """The two main directions of a trajectory, by PCA of its snapshots (Li et al. 2018, section 7.2).
 
     Computed from the ``(T, T)`` Gram matrix of the centred snapshots, in float64. Of the two signs, a direction has the
     one with which training ends on the rising side, so that it does not flip from event to event.
 
     Args:
-        snapshots: ``(T, P)`` flat weights in time order, the trained ones last.
+        snapshots: ``(T, P)``, or T flat weights ``(P,)``, in time order, the trained ones last.
 
     Raises:
         ValueError: fewer than three snapshots, or they do not span a plane.
     """
-    if len(snapshots) < 3:
-        raise ValueError(f"a plane needs at least 3 snapshots of the trajectory, there are {len(snapshots)}")
-    last = snapshots[-1]
-    gram = torch.zeros(len(snapshots), len(snapshots), dtype=torch.float64)
+    count = len(snapshots)
+    if count < 3:
+        raise ValueError(f"a plane needs at least 3 snapshots of the trajectory, there are {count}")
+    gram = torch.zeros(count, count, dtype=torch.float64)
     for piece in _pieces(snapshots):
-        moved = piece.double() - piece[-1].double()
+        moved = piece - piece[-1]
         gram += (moved @ moved.T).cpu()
-    centring = torch.eye(len(gram), dtype=torch.float64) - 1 / len(gram)
+    if not gram.isfinite().all():
+        raise ValueError("the trajectory has weights that are not finite: it has no plane")
+    centring = torch.eye(count, dtype=torch.float64) - 1 / count
     values, vectors = torch.linalg.eigh(centring @ gram @ centring)
     total = values.clamp_min(0).sum()
     top, scores = values[-2:].flip(0), vectors[:, -2:].flip(1)
@@ -216,39 +223,42 @@ def principal_directions(snapshots: Tensor) -> PrincipalPlane:
     if not (total > 0 and top[1] > 1e-10 * total):
         raise ValueError("the trajectory so far lies on one line, or does not move: it has no plane")
     signs = torch.where(scores[-1] < 0, -1.0, 1.0)
-    weights = (centring @ (scores * signs / top.sqrt())).T.to(snapshots.device)
+    weights = (centring @ (scores * signs / top.sqrt())).T.to(snapshots[0].device)
     directions = torch.cat(
-        [(weights @ (piece.double() - piece[-1].double())).to(snapshots.dtype) for piece in _pieces(snapshots)], dim=1
+        [(weights @ (piece - piece[-1])).to(snapshots[0].dtype) for piece in _pieces(snapshots)], dim=1
     )
-    coordinates, distance = project(snapshots, last, directions)
+    coordinates, distance = project(snapshots, snapshots[-1], directions)
     return PrincipalPlane(directions, top / total, coordinates, distance)
 
 
-def project(points: Tensor, origin: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+def project(
+    points: Sequence[Tensor] | Tensor, origin: Tensor, directions: Sequence[Tensor] | Tensor
+) -> tuple[Tensor, Tensor]:
     """Where points lie in a plane, and how far off it: by least squares, so the directions need not be orthonormal.
 
     Args:
-        points: ``(T, P)``.
+        points: ``(T, P)``, or T points ``(P,)``.
         origin: ``(P,)`` a point of the plane.
-        directions: ``(2, P)`` (or any other number of them).
+        directions: ``(2, P)``, or two ``(P,)`` (or any other number of them).
 
     Returns:
-        Coordinates ``(T, 2)`` in units of the directions, and distances ``(T,)``; float64, on the CPU.
+        Coordinates ``(T, 2)`` in units of the directions, and distances ``(T,)``; float64, on the CPU. NaN if anything
+        is not finite.
     """
     count, rank = len(points), len(directions)
     products = torch.zeros(count, rank, dtype=torch.float64)
     gram = torch.zeros(rank, rank, dtype=torch.float64)
     squared = torch.zeros(count, dtype=torch.float64)
-    pieces = (_pieces(points), _pieces(origin[None]), _pieces(directions))
-    parts = list(zip(*pieces, strict=True))
-    for piece, start, along in parts:
-        moved, along = piece.double() - start.double(), along.double()
-        products += (moved @ along.T).cpu()
+    rows = (points, [origin], directions)
+    for piece, start, along in zip(*map(_pieces, rows), strict=True):
+        products += ((piece - start) @ along.T).cpu()
         gram += (along @ along.T).cpu()
+    if not (gram.isfinite().all() and products.isfinite().all()):
+        return torch.full((count, rank), math.nan).double(), torch.full((count,), math.nan).double()
     coordinates = torch.linalg.lstsq(gram, products.T).solution.T
-    for piece, start, along in parts:  # not ‖moved‖² − ‖shadow‖²: a point in the plane would be at 1e-8, not at 0
-        rest = piece.double() - start.double() - coordinates.to(piece.device) @ along.double()
-        squared += rest.square().sum(1).cpu()
+    # Not ‖moved‖² − ‖shadow‖²: a point in the plane would be at 1e-8, not at 0.
+    for piece, start, along in zip(*map(_pieces, rows), strict=True):
+        squared += (piece - start - coordinates.to(piece.device) @ along).square().sum(1).cpu()
     return coordinates, squared.sqrt()
 
 
@@ -287,12 +297,34 @@ def sharpness(xs: Tensor, ys: Tensor, loss: Tensor, radius: float) -> float:
     return float((loss[near].max() - centre[0]) / (1 + centre[0]))
 
 
+def dims_of_outputs(module: nn.Module) -> dict[str, int]:
+    """By parameter name, the dimension that counts outputs where it is not the first: of transposed convolutions."""
+    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    return {
+        f"{name}.weight" if name else "weight": 1
+        for name, layer in module.named_modules()
+        if isinstance(layer, transposed)
+    }
+
+
+def normalization_parameters(module: nn.Module) -> list[str]:
+    """Names of normalisation layers' parameters: of any shape, they are scales and shifts."""
+    kinds = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+    return [
+        f"{prefix}.{name}" if prefix else name
+        for prefix, layer in module.named_modules()
+        if isinstance(layer, kinds)
+        for name, _ in layer.named_parameters(recurse=False)
+    ]
+
+
 def _norm(tensor: Tensor, over: list[int]) -> Tensor:
     if not over:
         return tensor.detach().double().abs()
     return torch.linalg.vector_norm(tensor.detach(), dim=over, keepdim=True, dtype=torch.float64)
 
 
-def _pieces(flat: Tensor, most: int = 2**18) -> tuple[Tensor, ...]:
-    """Some columns at a time: float64 copies of whole trajectories would not fit."""
-    return flat.split(most, dim=1)
+def _pieces(rows: Sequence[Tensor] | Tensor, most: int = 2**18) -> Iterator[Tensor]:
+    """``(P,)`` tensors as float64 rows, some columns at a time: copies of whole trajectories would not fit."""
+    for start in range(0, rows[0].numel(), most):
+        yield torch.stack([row[start : start + most] for row in rows]).double()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_dynamics.core.occasion import Occasion
-from lightning_dynamics.core.parameters import unflatten
+from lightning_dynamics.core.parameters import flatten, unflatten
 from lightning_dynamics.core.progress import progress
 from lightning_dynamics.curvature.estimator import extreme_pairs
 from lightning_dynamics.curvature.minibatches import Minibatches
@@ -74,15 +74,17 @@ def measure(
     directions = [movable.flat(direction) for direction in where.directions]
     grid = Grid(movable, directions, where.xs, where.ys, start)
     ends = [0.0, 1.0] if where.ys is None and where.about["kind"] == "points" else []
-    flats: list[list[Tensor]] = []
     path, distance = torch.zeros(0, 2, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
     if snapshots and where.ys is not None:
-        flats = [movable.flat(unflatten(snapshot, parameters)) for snapshot in snapshots]
-        path, distance = project(torch.stack([_joined(flat) for flat in flats]), _joined(start), _stacked(directions))
+        path, distance = project(
+            snapshots, _flat(where.origin, parameters), [_flat(d, parameters) for d in where.directions]
+        )
+    # One at a time: all of them would not fit on an accelerator.
+    true = [lambda s=s: movable.move(movable.flat(unflatten(s, parameters))) for s in snapshots[: len(path)]]
     places: list[Callable[[], None]] = [
         *grid.places(range(len(grid))),
         *(partial(grid.go, t) for t in ends),
-        *(partial(movable.move, flat) for flat in flats),
+        *true,
         *(partial(grid.go, x, y) for x, y in path.tolist()),
     ]
     values = torch.zeros(len(places), len(evaluator.names), dtype=torch.float64)
@@ -99,7 +101,7 @@ def measure(
             coarse.places([number])[0]()
             evaluator.normalise()
             ratios[number] = hessian.non_convexity()
-    sizes = (len(grid), len(ends), len(flats), len(flats))
+    sizes = (len(grid), len(ends), len(path), len(path))
     return Part(where, evaluator.names, values, sizes, path, distance, torch.tensor(list(steps)[: len(path)]), ratios)
 
 
@@ -118,6 +120,8 @@ def result_of(
 ) -> LandscapeResult:
     """All processes' points -> the result, the same in each."""
     where = part.slice
+    # The last bits of a projection may depend on the process.
+    path, distance = occasion.ranks.from_first((part.path, part.distance))
     grid, ends, true, shadow = occasion.ranks.sum(part.values).split(part.sizes)
     ratios = occasion.ranks.sum(part.ratios)
     shape = (len(where.xs),) if where.ys is None else (len(where.ys), len(where.xs))
@@ -143,11 +147,11 @@ def result_of(
         directions=where.about | described(where.directions),
         settings=settings,
         marks=where.marks,
-        trajectory=part.path,
+        trajectory=path,
         trajectory_steps=part.steps,
         trajectory_loss=true[:, 0],
         trajectory_slice_loss=shadow[:, 0],
-        residual_distance=part.distance,
+        residual_distance=distance,
         explained_variance=where.explained,
         sharpness=sharp,
         barrier=height,
@@ -157,12 +161,9 @@ def result_of(
     )
 
 
-def _joined(flat: Sequence[Tensor]) -> Tensor:
-    return torch.cat([piece.cpu() for piece in flat])
-
-
-def _stacked(flats: Sequence[Sequence[Tensor]]) -> Tensor:
-    return torch.stack([_joined(flat) for flat in flats])
+def _flat(direction: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Tensor:
+    """In the order of the snapshots, on the CPU; zero where a parameter does not move."""
+    return flatten({name: direction.get(name, torch.zeros_like(p)).cpu() for name, p in parameters.items()})
 
 
 class _Hessian:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_dynamics.core.parameters import flatten, unflatten
+from lightning_dynamics.core.parameters import unflatten
 from lightning_dynamics.landscape import estimator
 from lightning_dynamics.landscape.estimator import Direction, Normalization
 
@@ -40,6 +40,11 @@ class Slice:
     marks: list[Any] = field(default_factory=list)
     explained: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
 
+    def on_cpu(self) -> Slice:
+        """The same, to be handed to another process."""
+        directions = tuple({name: tensor.cpu() for name, tensor in d.items()} for d in self.directions)
+        return replace(self, origin={name: tensor.cpu() for name, tensor in self.origin.items()}, directions=directions)
+
 
 def around(
     weights: Weights, directions: Sequence[Direction], span: float, resolution: tuple[int, int], about: dict[str, Any]
@@ -68,8 +73,8 @@ def random_slice(
         seed=seed,
         normalize=normalize,
         move_biases=move_biases,
-        output_dims=output_dims(module),
-        unmoved=normalization_parameters(module),
+        output_dims=estimator.dims_of_outputs(module),
+        unmoved=estimator.normalization_parameters(module),
     )
     unit = {"filter": "filter-normalised", "layer": "layer-normalised", "none": "not normalised"}[normalize]
     titles = [f"random direction {number}, {unit}" for number in (1, 2)]
@@ -80,12 +85,8 @@ def random_slice(
 def relative(weights: Weights, flats: Sequence[Tensor]) -> tuple[Direction, ...]:
     """Flat directions at the weights' own norm: one unit moves as far as the weights are from zero."""
     length = estimator.norm(weights) or 1.0
-    directions = []
-    for flat in flats:
-        # Of a direction that is defined up to its sign, the one in which its largest part is positive.
-        sign = torch.sign(flat[flat.abs().argmax()])
-        directions.append(unflatten(flat * (sign * length / flat.norm()), weights))
-    return tuple(directions)
+    device = next(iter(weights.values())).device
+    return tuple(unflatten(flat.to(device) * (length / flat.norm()), weights) for flat in flats)
 
 
 def through_points(points: Mapping[str, Weights], span: float, resolution: tuple[int, int]) -> Slice:
@@ -118,13 +119,13 @@ def principal_slice(
     Raises:
         ValueError: too few snapshots, or they span no plane.
     """
-    now = flatten(weights)
-    found = estimator.principal_directions(torch.stack([snapshot.to(now) for snapshot in snapshots]))
+    found = estimator.principal_directions(snapshots)
     xs, ys = (stretch(found.coordinates[:, axis], span, resolution[axis]) for axis in (0, 1))
     titles = [f"principal component {k + 1} ({share:.1%} of variance)" for k, share in enumerate(found.explained)]
     about = {"kind": "pca", "x": titles[0], "y": titles[1], "snapshots": len(snapshots)}
     marks = [[f"step {steps[0]}", *found.coordinates[0].tolist()], ["trained weights", 0.0, 0.0]]
-    directions = tuple(unflatten(flat, weights) for flat in found.directions)
+    like = next(iter(weights.values()))
+    directions = tuple(unflatten(flat.to(like), weights) for flat in found.directions)
     return Slice(weights, directions, xs, ys, about, marks, found.explained)
 
 
@@ -138,24 +139,3 @@ def stretch(places: Tensor, span: float, points: int) -> Tensor:
     low, high = float(places.min()), float(places.max())
     half = (high - low) * (0.5 + _BEYOND) * span or math.ulp(1.0)
     return (low + high) / 2 + centred(half, points)
-
-
-def output_dims(module: nn.Module) -> dict[str, int]:
-    """By parameter name, the dimension that counts outputs where it is not the first: of transposed convolutions."""
-    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-    return {
-        f"{name}.weight" if name else "weight": 1
-        for name, layer in module.named_modules()
-        if isinstance(layer, transposed)
-    }
-
-
-def normalization_parameters(module: nn.Module) -> list[str]:
-    """Names of normalisation layers' parameters: of any shape, they are scales and shifts."""
-    kinds = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-    return [
-        f"{prefix}.{name}" if prefix else name
-        for prefix, layer in module.named_modules()
-        if isinstance(layer, kinds)
-        for name, _ in layer.named_parameters(recurse=False)
-    ]

@@ -78,22 +78,27 @@ def _vog_without_labels(**overrides: Any) -> VoGCallback:
 
 def _landscape(**overrides: Any) -> LandscapeCallback:
     settings = {"num_examples": 24, "batch_size": 8, "resolution": [3, 2], "every_n_epochs": 1, "on_error": "raise"}
-    return LandscapeCallback(**settings | overrides)
+    return LandscapeCallback(**settings | {"loss_fn": "tests.house.models.cross_entropy"} | overrides)
 
 
-def _landscape_of_the_trajectory(**overrides: Any) -> LandscapeCallback:
-    overrides.pop("at_start", None)  # there is no trajectory yet
-    settings = {"directions": "pca", "second_data": "train", "batch_size": None, "max_snapshots": 4, "dropout": "fixed"}
-    return _landscape(**settings | overrides)
+def _landscape_with_trajectory(**overrides: Any) -> LandscapeCallback:
+    # One snapshot, when training begins: the number of others depends on that of the processes.
+    settings = {"trajectory": True, "snapshot_every_n_steps": 100, "second_data": "train", "dropout": "fixed"}
+    return _landscape(**settings | {"batch_size": None, "renormalize": False, "explorer": False} | overrides)
 
 
-def _landscape_between_points(**overrides: Any) -> LandscapeCallback:
-    overrides.pop("at_start", None)  # where it begins is where it is
-    return _landscape(**{"points": ["initialization", "current"], "resolution": 4} | overrides)
+def _landscape_along_a_line(**overrides: Any) -> LandscapeCallback:
+    return _landscape(**{"directions": "random_line", "resolution": 4, "batchnorm": "batch"} | overrides)
 
 
 def _landscape_of_the_hessian(**overrides: Any) -> LandscapeCallback:
-    settings = {"directions": "hessian", "parameters": "head.*", "curvature_resolution": 2, "span": 0.1}
+    settings = {
+        "directions": "hessian",
+        "parameters": "head.*",
+        "curvature_resolution": 2,
+        "span": 0.1,
+        "explorer": False,
+    }
     return _landscape(**settings | overrides)
 
 
@@ -260,15 +265,15 @@ TENANTS = {
         ),
         yaml={"resolution": 3, "normalize": "layer", "parameters": ["conv.*", "head.*"], "trajectory": True},
     ),
-    "landscape of the trajectory": Tenant(
-        make=_landscape_of_the_trajectory,
-        keys=("contour", "surface", "trajectory", "values", "explained_variance"),
+    "landscape with a trajectory": Tenant(
+        make=_landscape_with_trajectory,
+        keys=("contour", "surface", "trajectory", "values"),
         bad=_ANYWHERE,
         yaml={"directions": "pca", "resolution": [2, 3], "every_n_epochs": 2},
     ),
-    "landscape between points": Tenant(
-        make=_landscape_between_points,
-        keys=("line", "values", "barrier"),
+    "landscape along a line": Tenant(
+        make=_landscape_along_a_line,
+        keys=("line", "values"),
         bad=_ANYWHERE,
         yaml={"points": ["current", "initialization"], "quantities": ["accuracy"]},
     ),

@@ -75,7 +75,7 @@ def numbers(value: Any, path: str = "") -> dict[str, Any]:
     """All tensors and floats in a result but for its steps, by where they are."""
     if isinstance(value, dict):
         return {k: v for name, inner in value.items() for k, v in numbers(inner, f"{path}/{name}").items()}
-    return {path: value} if isinstance(value, torch.Tensor | float) and not path.endswith("/steps") else {}
+    return {path: value} if isinstance(value, torch.Tensor | float) and not path.endswith("steps") else {}
 
 
 class FailsOnRankOne:

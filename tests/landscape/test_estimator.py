@@ -19,8 +19,14 @@ from lightning_dynamics.landscape import (
     random_directions,
     sharpness,
 )
-from lightning_dynamics.landscape.estimator import RANDOM_WALK, inner, norm, project
-from lightning_dynamics.landscape.slices import normalization_parameters, output_dims
+from lightning_dynamics.landscape.estimator import (
+    RANDOM_WALK,
+    dims_of_outputs,
+    inner,
+    norm,
+    normalization_parameters,
+    project,
+)
 
 
 @pytest.fixture
@@ -76,7 +82,7 @@ def test_weights_that_are_zero_do_not_move() -> None:
 def test_transposed_convolutions_have_their_outputs_second() -> None:
     torch.manual_seed(0)
     module = nn.ConvTranspose2d(5, 2, 3, bias=False)
-    (direction,) = random_directions(weights(module), count=1, output_dims=output_dims(module))
+    (direction,) = random_directions(weights(module), count=1, output_dims=dims_of_outputs(module))
     for output in range(2):
         mine, own = direction["weight"][:, output].norm(), module.weight.detach()[:, output].norm()
         assert float(mine) == pytest.approx(float(own), rel=1e-5)
@@ -100,6 +106,15 @@ def test_random_directions_are_nearly_orthogonal_gaussian_and_seeded() -> None:
     assert not torch.equal(random_directions(parameters, seed=4, count=1)[0]["w"], a["w"])
     double = random_directions({"w": torch.ones(200, 300, dtype=torch.float64)}, seed=3, normalize="none")
     assert torch.equal(double[0]["w"].float(), a["w"])
+
+
+def test_of_a_module_everything_is_known() -> None:
+    module = nn.Sequential(nn.ConvTranspose2d(5, 2, 3), nn.LayerNorm([2, 3, 3]))
+    (mine,) = random_directions(module, count=1, seed=5)
+    told = {"output_dims": dims_of_outputs(module), "unmoved": normalization_parameters(module)}
+    (theirs,) = random_directions(weights(module), count=1, seed=5, **told)  # type: ignore[arg-type]
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert not mine["1.weight"].any() and mine["0.weight"].any() and not mine["0.weight"].requires_grad
 
 
 def test_a_direction_that_moves_nothing_is_refused() -> None:
@@ -176,6 +191,16 @@ def test_a_trajectory_without_a_plane() -> None:
     for snapshots, word in ((line, "one line"), (torch.ones(4, 10), "does not move"), (line[:2], "at least 3")):
         with pytest.raises(ValueError, match=word):
             principal_directions(snapshots)
+
+
+def test_what_is_not_finite() -> None:
+    torch.manual_seed(0)
+    snapshots = torch.randn(5, 10)
+    snapshots[2, 3] = math.nan
+    with pytest.raises(ValueError, match="not finite"):
+        principal_directions(snapshots)
+    coordinates, distance = project(snapshots, torch.zeros(10), torch.randn(2, 10))
+    assert coordinates.isnan().all() and distance.isnan().all()
 
 
 def test_projection_on_directions_that_are_not_orthonormal() -> None:

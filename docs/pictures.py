@@ -11,6 +11,10 @@ from PIL import Image
 from lightning_dynamics import (
     CKACallback,
     CKAResult,
+    CurvatureCallback,
+    CurvatureResult,
+    LandscapeCallback,
+    LandscapeResult,
     LossContributionCallback,
     LossContributionResult,
     VoGCallback,
@@ -30,6 +34,8 @@ def main() -> None:
     change = [CKAResult.load(path) for path in sorted(results.glob("cka*change*-step*.npz"))]
     path = [LossContributionResult.load(path) for path in sorted(results.glob("loss_contribution-step*.npz"))]
     difficulty = VoGResult.load(max(results.glob("vog-step*.npz")))
+    landscapes = [LandscapeResult.load(path) for path in sorted(results.glob("landscape-step*.npz"))]
+    curvature = CurvatureResult.load(max(results.glob("curvature-step*.npz")))
     similarity, contribution = CKACallback(), LossContributionCallback()
     panels = dict(similarity.panels(own[-1]))
     panels |= similarity.film(own)
@@ -37,6 +43,9 @@ def main() -> None:
     panels |= contribution.panels(path[-1])
     panels |= contribution.film(path)
     panels |= VoGCallback().panels(difficulty)
+    panels |= LandscapeCallback().panels(landscapes[-1])
+    panels |= LandscapeCallback(explorer=False).film(landscapes)
+    panels |= CurvatureCallback().panels(curvature)
     cards = "".join(card.read_text() for card in (ROOT / "docs").glob("*.md"))
     for key, panel in panels.items():
         name = key.replace("/", "_")

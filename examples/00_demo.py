@@ -16,7 +16,13 @@ from data import load
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_dynamics import CKACallback, LossContributionCallback, VoGCallback
+from lightning_dynamics import (
+    CKACallback,
+    CurvatureCallback,
+    LandscapeCallback,
+    LossContributionCallback,
+    VoGCallback,
+)
 
 
 class Block(nn.Module):
@@ -85,6 +91,8 @@ def main() -> None:
             CKACallback(layers=["stem", "Block", "head"], compare_to="initialization", data="val", name="change"),
             LossContributionCallback(num_examples=300, batch_size=300, every_n_train_steps=2),
             VoGCallback(data="val"),
+            LandscapeCallback("pca", resolution=15, num_examples=128, second_data="val", every_n_epochs=2),
+            CurvatureCallback(num_examples=128, every_n_epochs=4, at_start=True),
         ],
         default_root_dir=arguments.out,
         enable_checkpointing=False,

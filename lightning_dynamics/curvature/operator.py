@@ -136,6 +136,7 @@ class HessianOperator:
         """
         if ranks.size == 1:
             return drive()
+        ranks.together(lambda: None)  # a process that has failed before this exchanges nothing more
         found: T | None = None
         failure: Exception | None = None
         if ranks.rank == 0:

@@ -54,7 +54,8 @@ def film(results: Sequence[LandscapeResult], label: str, *, explorer: bool) -> P
         limits = common_limits([result.loss for result in planes])
         log = all(wide(result.loss) for result in planes)
         frames = [surface(result, limits, log=log) for result in planes]
-        text = f"{loss_name(last)} on the {what(last)}, steps {planes[0].step} to {last.step}, one scale; {basis(last)}"
+        scale = "one scale of loss" + (", each in its own plane" if last.directions.get("kind") == "pca" else "")
+        text = f"{loss_name(last)} on the {what(last)}, step {planes[0].step} to {last.step}, {scale}; {basis(last)}"
         shown[f"{label}/film"] = Film(frames, text)
     if planes and explorer:
         page = explorer_page(
@@ -64,7 +65,9 @@ def film(results: Sequence[LandscapeResult], label: str, *, explorer: bool) -> P
             x_title=last.directions["x"],
             y_title=last.directions["y"],
         )
-        shown[f"{label}/explorer"] = Page(page, f"the loss to walk on: {what(last)}; {basis(last)}", EXPLORER_HEIGHT)
+        shown[f"{label}/explorer"] = Page(
+            page, f"the loss to walk on: {what(last)}, {moment(last)}; {basis(last)}", EXPLORER_HEIGHT
+        )
     return shown
 
 

@@ -51,7 +51,7 @@ def around(
 ) -> Slice:
     """``-span`` to ``span`` along each direction; with odd resolutions the weights themselves are a point."""
     xs, *rest = (centred(span, points) for points in resolution[: len(directions)])
-    return Slice(weights, tuple(directions), xs, rest[0] if rest else None, about, [["trained weights", 0.0, 0.0]])
+    return Slice(weights, tuple(directions), xs, rest[0] if rest else None, about, [["current weights", 0.0, 0.0]])
 
 
 def random_slice(
@@ -123,7 +123,7 @@ def principal_slice(
     xs, ys = (stretch(found.coordinates[:, axis], span, resolution[axis]) for axis in (0, 1))
     titles = [f"principal component {k + 1} ({share:.1%} of variance)" for k, share in enumerate(found.explained)]
     about = {"kind": "pca", "x": titles[0], "y": titles[1], "snapshots": len(snapshots)}
-    marks = [[f"step {steps[0]}", *found.coordinates[0].tolist()], ["trained weights", 0.0, 0.0]]
+    marks = [[f"step {steps[0]}", *found.coordinates[0].tolist()], ["current weights", 0.0, 0.0]]
     like = next(iter(weights.values()))
     directions = tuple(unflatten(flat.to(like), weights) for flat in found.directions)
     return Slice(weights, directions, xs, ys, about, marks, found.explained)

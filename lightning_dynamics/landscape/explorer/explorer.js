@@ -10,8 +10,9 @@ const VIEWS = {
   corner: { eye: { x: 0.93, y: -1.15, z: 1.02 } }, top: { eye: { x: 0, y: -0.01, z: 1.75 } },
   front: { eye: { x: 0, y: -1.75, z: 0.3 } }, side: { eye: { x: 1.75, y: 0, z: 0.3 } },
 };
-function view(name) {  // a tall window sees less in width: from farther away
-  const far = Math.max(1, 1.05 * scene.clientHeight / (scene.clientWidth || 1)), { eye } = VIEWS[name];
+function view(name) {  // a tall window sees less in width, and a long plane is wider: from farther away
+  const { x, y } = aspect(), { eye } = VIEWS[name];
+  const far = Math.max(1, 1.2 * scene.clientHeight / (scene.clientWidth || 1)) * Math.sqrt(Math.max(x, y) / 1.05);
   return { up: { x: 0, y: 0, z: 1 }, center: { x: 0, y: 0, z: name === "top" ? 0 : -0.12 }, eye: { x: far * eye.x, y: far * eye.y, z: far * eye.z } };
 }
 const FLAT = !webgl();  // no WebGL: a map in place of the surface
@@ -58,7 +59,7 @@ function field(index, number) {
   });
 }
 // One scale for all moments. A few huge values would flatten all the rest: a loss is cut off where the highest points
-// are more than six times as far above the lowest as the median is.
+// are more than six times as far above the lowest as the median is, but not below where the training went.
 function pooled(number) {
   return remembered(`pooled ${number}`, () => {
     const { name, log } = quantities[number], all = surfaces.flatMap((surface) => raw(surface, name) ?? []);
@@ -66,7 +67,9 @@ function pooled(number) {
     const sorted = Float64Array.from(kept).sort(), last = sorted.length - 1, at = (share) => sorted[Math.round(share * last)];
     const far = (value) => value - sorted[0] > 6 * (at(0.5) - sorted[0]);
     const cut = !log && /loss$/i.test(name) && last > 0 && far(sorted[last]) ? [0.98, 0.95, 0.9, 0.85, 0.8, 0.75].find((share) => !far(at(share))) ?? 0.7 : 1;
-    return { sorted, cut: Math.round(100 * (1 - cut)), nonpositive: finite.length - kept.length };
+    const went = surfaces.flatMap(({ pathValues }) => pathValues.find(([it]) => it === name)?.[1] ?? []);
+    const seen = cut < 1 && went.length ? sorted.findIndex((it) => it >= Math.max(...went)) / last : 0;
+    return { sorted, cut: seen < 0 ? 0 : Math.floor(100 * (1 - Math.max(cut, seen)) + 1e-9), nonpositive: finite.length - kept.length };
   });
 }
 function scale(number) {

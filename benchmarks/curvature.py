@@ -91,8 +91,8 @@ def main() -> None:
             found = extreme_eigenvalues(net, cross_entropy, batches, k=k)
             seconds = time.process_time() - start
             print(
-                f"  k = {k}: {found.iterations} products, {seconds:.1f} s = {seconds / base / 2:.0f} training passes over "
-                f"256 examples; converged: {found.converged}; largest {found.largest.reshape(-1)[0]:.4g}, smallest "
+                f"  k = {k}: {found.iterations} products, {seconds:.1f} s = {seconds / base / 2:.0f} training passes "
+                f"over 256 examples; converged: {found.converged}; largest {found.largest.reshape(-1)[0]:.4g}, smallest "
                 f"{found.smallest.reshape(-1)[0]:.4g}; overlooked at most {found.overlooked:.2g}"
             )
         trace = hutchinson_trace(net, cross_entropy, batches, num_samples=16)

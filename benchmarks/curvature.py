@@ -92,8 +92,8 @@ def main() -> None:
             seconds = time.process_time() - start
             print(
                 f"  k = {k}: {found.iterations} products, {seconds:.1f} s = {seconds / base / 2:.0f} training passes "
-                f"over 256 examples; converged: {found.converged}; largest {found.largest.reshape(-1)[0]:.4g}, smallest "
-                f"{found.smallest.reshape(-1)[0]:.4g}; overlooked at most {found.overlooked:.2g}"
+                f"over 256 examples; converged: {found.converged}; largest {found.largest.reshape(-1)[0]:.4g}, "
+                f"smallest {found.smallest.reshape(-1)[0]:.4g}; overlooked at most {found.overlooked:.2g}"
             )
         trace = hutchinson_trace(net, cross_entropy, batches, num_samples=16)
         print(f"  trace {trace.trace:.4g} +- {trace.standard_error:.2g} from 16 probes")

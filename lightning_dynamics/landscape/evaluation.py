@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_dynamics.core.isolation import isolated
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import LossFn, PredictFn, silenced
-from lightning_dynamics.core.parameters import select_parameters
+from lightning_dynamics.core.parameters import plain_name, select_parameters
 from lightning_dynamics.landscape.estimator import Direction, cosine, norm
 from lightning_dynamics.landscape.evaluator import BatchNormMode, DropoutMode, Evaluator
 from lightning_dynamics.landscape.movable import Movable
@@ -92,7 +92,7 @@ def evaluate_plane(
         images_channels_last=channels_last,
         seed=seed,
     ) as (evaluator, movable):
-        grid = Grid(movable, [movable.flat(direction) for direction in directions], x, y)
+        grid = Grid(movable, [movable.flat(_plain(direction)) for direction in directions], x, y)
         values = evaluator.at(grid.places(range(len(grid))), description=description)
         return _result(evaluator, values.T.reshape(-1, len(y), len(x)), x, y, directions, batchnorm, weight_decay)
 
@@ -156,7 +156,7 @@ def evaluate_line(
         images_channels_last=channels_last,
         seed=seed,
     ) as (evaluator, movable):
-        grid = Grid(movable, [movable.flat(direction)], t)
+        grid = Grid(movable, [movable.flat(_plain(direction))], t)
         values = evaluator.at(grid.places(range(len(grid))), description=description)
         return _result(evaluator, values.T, t, torch.zeros(0), [direction], batchnorm, weight_decay)
 
@@ -216,13 +216,18 @@ def _at_work(
 ) -> Iterator[tuple[Evaluator, Movable]]:
     """The module isolated, with what evaluates it and what moves it."""
     everything = select_parameters(module)
-    names = {name for direction in directions for name in direction}
+    names = {name for direction in directions for name in _plain(direction)}
     if not names or names - everything.keys():
         unknown = ", ".join(sorted(names - everything.keys())) or "nothing"
         raise ConfigurationError(f"`directions` name {unknown}; the module's parameters are {', '.join(everything)}")
     with isolated(module, seed=seed), silenced(module):
         evaluator = Evaluator(module, {"": batches}, seed=seed, **settings)
         yield evaluator, Movable({name: p for name, p in everything.items() if name in names})
+
+
+def _plain(direction: Mapping[str, Tensor]) -> Direction:
+    """By names without what ``torch.compile`` puts into them."""
+    return {plain_name(name): tensor for name, tensor in direction.items()}
 
 
 def _coordinates(values: Coordinates, argument: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -15,7 +16,15 @@ from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import LossFn, PredictFn
 from lightning_dynamics.core.progress import progress
 from lightning_dynamics.core.random_state import generators_of, seed_all
-from lightning_dynamics.landscape.minibatches import Minibatch, channels_last, comfortable_size, counted, divided
+from lightning_dynamics.landscape.minibatches import (
+    SMALLEST,
+    Minibatch,
+    channels_last,
+    comfortable_size,
+    counted,
+    divided,
+    keep_freed_memory,
+)
 from lightning_dynamics.landscape.quantities import MetricFn, Quantities
 
 BatchNormMode = Literal["reestimate", "frozen", "batch"]
@@ -23,6 +32,7 @@ BATCHNORM_MODES: tuple[str, ...] = get_args(BatchNormMode)
 DropoutMode = Literal["off", "fixed"]
 DROPOUT_MODES: tuple[str, ...] = get_args(DropoutMode)
 
+_TOGETHER = 4096  # numbers that wait to become one tensor
 _USUAL_BATCH = 128  # examples whose statistics batch normalisation gets where nobody says how many
 
 
@@ -81,9 +91,13 @@ class Evaluator:
         if images_channels_last:
             for parameter in module.parameters():
                 if parameter.ndim == 4:
-                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+                    parameter.data = channels_last(parameter.data)
             self._sets = {prefix: [(channels_last(b), n) for b, n in own] for prefix, own in self._sets.items()}
+        keep_freed_memory()
         first = next(iter(self._sets.values()))[0]
+        if batch_size is not None:
+            # What may be cut is tried on little: a pass over a large batch whole is a slow one.
+            first = divided([first], SMALLEST if batch_size == "auto" else batch_size)[0]
         self._streams = generators_of(*module.modules())
         self._seeds = True
         self._modes: list[Callable[[], Any]] = [torch.inference_mode, torch.no_grad, torch.enable_grad]
@@ -119,14 +133,19 @@ class Evaluator:
             total: how many, for the progress bar.
             description: of the bar; None shows none.
         """
-        values = []
+        stacked, values = [], []
         with self._quantities.sharing(), self._modes[0]():
             for move in progress(places, total=total or len(places), description=description):
                 move()
-                values.append(self._here())
-        if not values:
+                values += self._here()
+                if len(values) >= _TOGETHER:
+                    stacked.append(torch.stack(values))
+                    values = []
+            if values:
+                stacked.append(torch.stack(values))
+        if not stacked:
             return torch.zeros(0, len(self.names), dtype=torch.float64)
-        return torch.stack(values).cpu()
+        return self._means(torch.cat(stacked).cpu().double())
 
     def normalise(self) -> None:
         """Measure the running statistics of batch normalisation for the weights as they are, if that is asked for."""
@@ -135,24 +154,40 @@ class Evaluator:
             with self._modes[0]():
                 reestimate(self._reestimated, ((item, item[1][1]) for item in numbered), self._run_for_statistics)
 
-    def _here(self) -> Tensor:
-        """``(Q,)`` float64, on the module's device: nothing waits for it."""
-        self.normalise()
-        means = [self._mean(minibatches) for minibatches in self._sets.values()]
-        if self._weight_decay:
-            squared = sum(p.detach().double().square().sum() for p in self._module.parameters())
-            for mean in means:
-                mean[0] += 0.5 * self._weight_decay * squared
-        return torch.cat(means)
+    def _here(self) -> list[Tensor]:
+        """The quantities of every minibatch, then the weight decay, as scalars where they are: nothing waits for them.
 
-    def _mean(self, minibatches: list[Minibatch]) -> Tensor:
+        Little is done with them here: after a forward pass nothing is in a cache, and ten small operations cost as
+        much as moving the weights does.
+        """
+        self.normalise()
         values = []
-        for number, (batch, _) in enumerate(minibatches):
-            self._begin(number)
-            values.append(torch.stack([value.detach().double().reshape(()) for value in self._quantities(batch)]))
-        stacked = torch.stack(values)
-        weights = torch.tensor([examples for _, examples in minibatches], dtype=torch.float64, device=stacked.device)
-        return (stacked * weights[:, None]).sum(0) / weights.sum()
+        for minibatches in self._sets.values():
+            for number, (batch, _) in enumerate(minibatches):
+                self._begin(number)
+                # Copies: what the user's code returns may be part of the weights, or be written to again.
+                values += [_copy(value) for value in self._quantities(batch)]
+        if self._weight_decay:
+            squared = torch.stack([p.detach().double().square().sum() for p in self._module.parameters()]).sum()
+            values.append(0.5 * self._weight_decay * squared)
+        return values
+
+    def _means(self, values: Tensor) -> Tensor:
+        """What :meth:`_here` found at all points, one after the other -> ``(points, Q)``.
+
+        Element by element, so that a point's value does not depend on how many others are computed with it.
+        """
+        count = len(self._quantities.names)
+        width = count * sum(map(len, self._sets.values()))
+        table = values.reshape(-1, width + bool(self._weight_decay))
+        columns = iter(table[:, :width].split(count, dim=1))
+        means = []
+        for minibatches in self._sets.values():
+            mean = sum(examples * next(columns) for _, examples in minibatches) / sum(n for _, n in minibatches)
+            if self._weight_decay:
+                mean[:, 0] += table[:, -1]
+            means.append(mean)
+        return torch.cat(means, dim=1)
 
     def _run_for_statistics(self, item: tuple[int, Minibatch]) -> None:
         number, (batch, _) = item
@@ -174,6 +209,11 @@ class Evaluator:
                 raise
         del self._modes[0]
         return self._tried(work)
+
+
+def _copy(value: Tensor) -> Tensor:
+    value = value.detach().reshape(())
+    return value.clone() if value.is_floating_point() else value.double()
 
 
 def check_modes(batchnorm: str, dropout: str) -> None:
@@ -200,4 +240,4 @@ def _random_states(streams: Sequence[Any]) -> list[bytes]:
     for stream in streams:
         state = getattr(stream, "get_state", None) or getattr(stream, "getstate", None)
         states.append(stream.bit_generator.state if state is None else state())
-    return [s.numpy().tobytes() if isinstance(s, Tensor) else repr(s).encode() for s in states]
+    return [s.numpy().tobytes() if isinstance(s, Tensor) else pickle.dumps(s) for s in states]

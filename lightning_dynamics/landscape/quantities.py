@@ -80,7 +80,7 @@ class Quantities:
             self._memo = _Memo(module, is_trial=True)
             with self._memo.installed():
                 self(batch)
-            self._memo = _Memo(module) if self._memo.served and not self._memo.is_spoilt else None
+            self._memo = None if self._memo.is_spoilt else self._memo.for_those_served()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -150,12 +150,20 @@ class _Memo:
     def __init__(self, module: nn.Module, *, is_trial: bool = False) -> None:
         modules = [module, *module.children()]
         self._modules = [m for m in modules if objective.has_forward(m) and not isinstance(m, torch.jit.ScriptModule)]
+        self._served: set[int] = set()
         self._outputs: dict[int, tuple[tuple[Any, ...], dict[str, Any], Any]] = {}
         self._records = self._serves = False
         self._is_trial = is_trial
         self._copies: dict[int, list[Tensor]] = {}
-        self.served = 0
         self.is_spoilt = False
+
+    def for_those_served(self) -> _Memo | None:
+        """After a trial: one that keeps nothing else alive, if anybody was served at all."""
+        if not self._served:
+            return None
+        memo = _Memo(self._modules[0])
+        memo._modules = [self._modules[index] for index in sorted(self._served)]
+        return memo
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -196,7 +204,7 @@ class _Memo:
             if self._serves and index in self._outputs:
                 seen, named, output = self._outputs[index]
                 if _same(seen, args) and named.keys() == kwargs.keys() and _same([*named.values()], [*kwargs.values()]):
-                    self.served += 1
+                    self._served.add(index)
                     if self._is_trial:
                         self.is_spoilt |= not all(map(torch.equal, self._copies[index], _tensors(output)))
                     return output

@@ -397,6 +397,15 @@ def test_a_loss_that_takes_gradients_of_its_own(network: Network) -> None:
     assert torch.equal(found[0], found[1]) and (found[0] > 0).all()
 
 
+def test_a_compiled_module_names_its_parameters_otherwise(network: Network) -> None:
+    compiled = torch.compile(network, backend="eager")
+    directions = random_directions(compiled)
+    assert "_orig_mod.head.weight" in directions[0]
+    found = evaluate_plane(compiled, cross_entropy, batches(8), directions, [0.0, 0.5], [0.0])
+    plain = evaluate_plane(network, cross_entropy, batches(8), random_directions(network), [0.0, 0.5], [0.0])
+    assert torch.equal(found.loss, plain.loss)
+
+
 def test_tied_parameters_and_mixed_precision() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))

@@ -271,7 +271,7 @@ def detached(module: Any, batch: Any) -> Tensor:
         ({"loss_fn": detached}, "loss_fn"),
         ({"loss_fn": lambda module, batch: module(batch[0])}, "scalar"),
     ],
-    ids=str,
+    ids=lambda value: ", ".join(value) if isinstance(value, dict) else str(value),  # functions have addresses
 )
 def test_bad_arguments_are_refused_before_training(tmp_path: Path, options: dict[str, Any], word: str) -> None:
     with pytest.raises(ConfigurationError, match=word):

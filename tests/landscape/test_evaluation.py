@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.landscape import difference, evaluate_line, evaluate_plane, random_directions
+from lightning_dynamics.landscape.minibatches import channels_last
 
 
 class Point(nn.Module):
@@ -376,6 +377,13 @@ def test_batches_cut_to_size_and_channels_last_give_the_same(network: Network) -
             network, cross_entropy, batches(50, 9), directions, grid, grid, batchnorm="frozen", **settings
         )
         assert torch.allclose(other.loss, whole.loss, rtol=1e-5) and torch.equal(other.accuracy, whole.accuracy)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_are_innermost(channels: int) -> None:
+    """Of one channel, too: ``contiguous`` leaves such a tensor as it is, and convolutions then take the slow way."""
+    x, y = channels_last((torch.randn(2, channels, 5, 4), torch.arange(2)))
+    assert x.stride() == (20 * channels, 1, 4 * channels, channels) and y.stride() == (1,)
 
 
 def test_a_loss_that_takes_gradients_of_its_own(network: Network) -> None:

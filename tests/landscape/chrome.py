@@ -87,7 +87,7 @@ class Chrome:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 20.0) -> None:
+    def wait(self, condition: str, seconds: float = 60.0) -> None:
         """Until a JavaScript expression holds."""
         end = time.monotonic() + seconds
         while not self.run(f"return !!({condition})"):

@@ -24,27 +24,13 @@ import logs
 import torch
 from data import load
 from lightning.pytorch.loggers import Logger
-from nets import Classifier, resnet
-from torch import Tensor, nn
+from nets import AlongACosine, resnet
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_dynamics import DifficultySampler, VoGCallback, VoGResult
 from lightning_dynamics.vog import compare_runs
 from lightning_dynamics.vog.estimator import error_by_percentile
-
-
-class AlongACosine(Classifier):
-    """Any network, trained by SGD with a rate that falls to zero along a cosine."""
-
-    def __init__(self, net: nn.Module, lr: float) -> None:
-        super().__init__(net)
-        self.lr = lr
-
-    def configure_optimizers(self) -> dict[str, object]:
-        optimizer = torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9, weight_decay=5e-4)
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 def corrupt(data: TensorDataset, share: float, seed: int) -> tuple[TensorDataset, Tensor]:

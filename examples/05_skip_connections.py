@@ -32,7 +32,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from data import load
-from nets import Classifier
+from nets import AlongACosine
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -92,20 +92,6 @@ def network(
             head=nn.Linear(width_in, classes),
         )
     )
-
-
-class AlongACosine(Classifier):
-    """Any network, trained by SGD with a rate that falls to zero along a cosine."""
-
-    def __init__(self, net: nn.Module, lr: float) -> None:
-        super().__init__(net)
-        self.lr = lr
-
-    def configure_optimizers(self) -> dict[str, object]:
-        optimizer = torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9, weight_decay=5e-4)
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 @dataclass(frozen=True)

@@ -62,3 +62,17 @@ class Classifier(pl.LightningModule):
         logits = self(batch[0])
         self.log("val/loss", F.cross_entropy(logits, batch[1]), prog_bar=True)
         self.log("val/accuracy", (logits.argmax(1) == batch[1]).float().mean(), prog_bar=True)
+
+
+class AlongACosine(Classifier):
+    """Any network, trained by SGD with a rate that falls to zero along a cosine."""
+
+    def __init__(self, net: nn.Module, lr: float) -> None:
+        super().__init__(net)
+        self.lr = lr
+
+    def configure_optimizers(self) -> dict[str, object]:
+        optimizer = torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9, weight_decay=5e-4)
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

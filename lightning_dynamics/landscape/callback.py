@@ -14,6 +14,7 @@ from lightning_dynamics.core.objective import LossFn, PredictFn, function_named
 from lightning_dynamics.core.occasion import Occasion
 from lightning_dynamics.core.parameters import flatten, select_parameters, unflatten
 from lightning_dynamics.core.result import Result
+from lightning_dynamics.core.schedule import Schedule
 from lightning_dynamics.core.storage import Storage
 from lightning_dynamics.landscape.arguments import Directions, check_numbers, checked_points, pair
 from lightning_dynamics.landscape.derivatives import downhill
@@ -58,10 +59,10 @@ class LandscapeCallback(AnalysisCallback):
     ==================================  =========  ===========================================================
 
     Cost of an event: ``resolution²`` forward passes over the examples (25² × 512 examples are as many as 320,000
-    examples), twice that where batch normalisation is re-estimated; two more per snapshot of the trajectory. Points are
-    shared out over processes. A curvature map takes up to 60 Hessian-vector products per point. Memory: the examples
-    and five copies of the weights; a trajectory keeps up to ``max_snapshots + 2`` copies in float32 on the CPU or in
-    files (and in checkpoints).
+    examples), a little over twice that where batch normalisation is re-estimated; two more per snapshot of the
+    trajectory. Points are shared out over processes. A curvature map takes up to 60 Hessian-vector products per
+    point. Memory: the examples and five copies of the weights; a trajectory keeps up to ``max_snapshots + 2`` copies
+    in float32 on the CPU or in files (and in checkpoints).
 
     Args:
         directions: ``"random"`` (a plane), ``"random_line"``, ``"pca"`` (the trajectory's plane), ``"hessian"`` (the
@@ -172,7 +173,11 @@ class LandscapeCallback(AnalysisCallback):
             every_n_train_steps=every_n_train_steps,
             at_start=at_start,
             at_end=at_end,
-            remembers=cadence if self._records else _Start() if INITIALIZATION in self._named_points else None,
+            remembers=cadence
+            if self._records
+            else Schedule(None, None, at_start=True, at_end=False)
+            if INITIALIZATION in self._named_points
+            else None,
             mode="eval",
             seed=seed,
             name=name,
@@ -369,11 +374,3 @@ class LandscapeCallback(AnalysisCallback):
     def film(self, results: list[Any]) -> Panels:
         """The landscape in motion, the page to explore, and the files."""
         return film(results, self.label, explorer=self.explorer)
-
-
-class _Start:
-    """Before the first step."""
-
-    def due(self, moment: Any) -> bool:
-        """Whether it is the start."""
-        return bool(moment.kind == "start")

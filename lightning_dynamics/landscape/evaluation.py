@@ -45,8 +45,8 @@ def evaluate_plane(
     Nothing is normalised here: see :func:`~lightning_dynamics.landscape.random_directions` and
     :func:`~lightning_dynamics.landscape.filter_normalize`.
 
-    Cost: X · Y forward passes over the batches (twice that where batch normalisation is re-estimated). Memory: the
-    batches, and five copies of the parameters that move.
+    Cost: X · Y forward passes over the batches (a little over twice that where statistics are re-estimated).
+    Memory: the batches, and five copies of the parameters that move.
 
     Args:
         module: any module, of one device; eval mode inside. It comes back bit-identical, on exceptions too.

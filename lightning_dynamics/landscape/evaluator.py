@@ -123,19 +123,16 @@ class Evaluator:
         """How many there are."""
         return sum(examples for _, examples in self._sets[prefix])
 
-    def at(
-        self, places: Sequence[Callable[[], None]], *, total: int | None = None, description: str | None = None
-    ) -> Tensor:
+    def at(self, places: Sequence[Callable[[], None]], *, description: str | None = None) -> Tensor:
         """Quantities at a sequence of weights, ``(points, Q)`` float64 on the CPU; NaN and infinity as they come.
 
         Args:
             places: each puts the module's weights where they are wanted.
-            total: how many, for the progress bar.
-            description: of the bar; None shows none.
+            description: of the progress bar; None shows none.
         """
         stacked, values = [], []
         with self._quantities.sharing(), self._modes[0]():
-            for move in progress(places, total=total or len(places), description=description):
+            for move in progress(places, total=len(places), description=description):
                 move()
                 values += self._here()
                 if len(values) >= _TOGETHER:

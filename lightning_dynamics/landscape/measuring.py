@@ -21,11 +21,8 @@ from lightning_dynamics.landscape.estimator import barrier, project, sharpness
 from lightning_dynamics.landscape.evaluation import Grid, described
 from lightning_dynamics.landscape.evaluator import Evaluator
 from lightning_dynamics.landscape.movable import Movable
-from lightning_dynamics.landscape.result import LandscapeResult
+from lightning_dynamics.landscape.result import AROUND_THE_WEIGHTS, LandscapeResult
 from lightning_dynamics.landscape.slices import Slice
-
-AROUND_THE_WEIGHTS = ("random", "hessian", "gradient")
-"""Kinds of slices whose centre is the trained weights, with axes in units relative to them."""
 
 _PRODUCTS = 60  # Hessian-vector products at most per point of a curvature map
 _TOLERANCE = 1e-2  # of its eigenvalues: more than a colour shows

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_dynamics.landscape.explorer import EXPLORER_HEIGHT, Surface, explorer_page
-from lightning_dynamics.landscape.result import LandscapeResult
+from lightning_dynamics.landscape.result import AROUND_THE_WEIGHTS, LandscapeResult
 from lightning_dynamics.landscape.vtp import vtp_path, vtp_surface
 from lightning_dynamics.landscape.wording import basis, common_limits, loss_name, moment, what, wide
 from lightning_dynamics.panels import Download, Film, Page, Panels, Picture, Table
@@ -228,7 +228,7 @@ def _center(result: LandscapeResult) -> float:
     """The loss of the weights themselves, if they are a point of the grid."""
     column = (result.xs == 0).nonzero()
     row = (result.ys == 0).nonzero()
-    if result.directions.get("kind") not in ("random", "hessian", "gradient") or not len(column):
+    if result.directions.get("kind") not in AROUND_THE_WEIGHTS or not len(column):
         return math.nan
     if not result.is_plane:
         return float(result.loss[column[0, 0]])

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from lightning_dynamics.core.result import Result
 
+AROUND_THE_WEIGHTS = ("random", "hessian", "gradient")
+"""Kinds of slices whose centre is the trained weights, with axes in units relative to them."""
+
 
 def _none() -> Tensor:
     return torch.zeros(0, dtype=torch.float64)

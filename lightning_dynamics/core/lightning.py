@@ -12,7 +12,7 @@ import pytorch_lightning
 from torch.utils.data import SubsetRandomSampler
 
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch import LightningDataModule, LightningModule, Trainer
     from lightning.pytorch.callbacks import Callback
     from lightning.pytorch.loggers import Logger
 
@@ -43,6 +43,15 @@ if not TYPE_CHECKING:
 
     class Logger(*both("loggers.logger.Logger")):
         """A logger that the Trainers of both Lightning packages accept."""
+
+    class LightningDataModule(*both("LightningDataModule")):
+        """A data module that the Trainers of both Lightning packages accept."""
+
+    class LightningModule(PACKAGES[0].LightningModule):
+        """A module for Trainers of ``lightning``, or of ``pytorch_lightning`` where that is installed alone.
+
+        One for both cannot be: each package takes the other's methods for overridden ones, and refuses some.
+        """
 
 
 class ConfigurationError(*both("utilities.exceptions.MisconfigurationException"), ValueError):  # type: ignore[misc]

@@ -7,6 +7,7 @@ from lightning_dynamics.curvature import CurvatureCallback, CurvatureResult
 from lightning_dynamics.landscape import LandscapeCallback, LandscapeResult
 from lightning_dynamics.loss_contribution import LossContributionCallback, LossContributionResult
 from lightning_dynamics.publishing import LocalReport
+from lightning_dynamics.subspace import RandomSubspaceCallback
 from lightning_dynamics.vog import DifficultySampler, VoGCallback, VoGResult
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "LocalReport",
     "LossContributionCallback",
     "LossContributionResult",
+    "RandomSubspaceCallback",
     "VoGCallback",
     "VoGResult",
 ]

@@ -85,6 +85,18 @@ def training_length(trainer: Trainer) -> tuple[int | None, int | None]:
     return int(steps), max(1, -(-int(batches) // trainer.accumulate_grad_batches))
 
 
+def gradients_are_complete(trainer: Trainer) -> bool:
+    """Whether the backward pass that has just run is the last before an optimizer steps, as far as can be known.
+
+    Not while Lightning accumulates batches, nor while DDP keeps each process's gradients to itself. Under manual
+    optimisation in one process, always: only the module knows when it will step.
+    Private attribute, checked on Lightning 2.5.1 and 2.6.6.
+    """
+    if trainer.lightning_module.automatic_optimization:
+        return not trainer.fit_loop.epoch_loop._should_accumulate()
+    return getattr(trainer.model, "require_backward_grad_sync", True)
+
+
 def validation_loaders(trainer: Trainer) -> Any:
     """The validation loader(s), also before Lightning has set them up (``check_val_every_n_epoch > 1``).
 

@@ -1,0 +1,87 @@
+"""One parameter in the place of many, in an optimizer that the user's module has made."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_dynamics.core.lightning import ConfigurationError
+
+_AS_ONE = "one vector has one setting for each; put them into one group, or choose fewer `parameters`"
+
+
+def optimizer_of(parameters: Collection[Tensor], optimizers: Sequence[Optimizer]) -> Optimizer:
+    """The optimizer that trains these parameters, where one alone does, in groups with the same settings.
+
+    Raises:
+        ConfigurationError: there are several, or groups that differ, or it moves parameters within a step.
+    """
+    chosen = {id(parameter) for parameter in parameters}
+
+    def trains(group: dict[str, Any]) -> bool:
+        return any(id(parameter) in chosen for parameter in group["params"])
+
+    found = [optimizer for optimizer in optimizers if any(map(trains, optimizer.param_groups))]
+    if len(found) > 1:
+        names = ", ".join(type(optimizer).__name__ for optimizer in found)
+        raise ConfigurationError(
+            f"`parameters` are trained by {len(found)} optimizers ({names}), and a subspace is trained by one; choose "
+            "those of one optimizer, and add a second RandomSubspaceCallback for the others"
+        )
+    optimizer = found[0]
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ConfigurationError(
+            "LBFGS evaluates the loss at several points within one step, and RandomSubspaceCallback moves the weights "
+            "once per step; use another optimizer"
+        )
+    first, *others = [group for group in optimizer.param_groups if trains(group)]
+    for group in others:
+        different = sorted(
+            name
+            for name in first.keys() | group.keys()
+            if name not in ("params", "param_names", "name") and first.get(name) != group.get(name)
+        )
+        if different:
+            raise ConfigurationError(
+                f"`parameters` are in groups of {type(optimizer).__name__} with different {', '.join(different)}: "
+                + _AS_ONE
+            )
+    return optimizer
+
+
+def put_in_place(vector: nn.Parameter, parameters: Collection[Tensor], optimizer: Optimizer) -> None:
+    """Let the optimizer train ``vector`` and no longer ``parameters``; its groups stay, for the schedulers' sake.
+
+    Raises:
+        ConfigurationError: the optimizer begins with a state that says something of single parameters.
+    """
+    chosen = {id(parameter) for parameter in parameters}
+    is_in = False
+    for group in optimizer.param_groups:
+        kept = [place for place, parameter in enumerate(group["params"]) if id(parameter) not in chosen]
+        joins = not is_in and len(kept) < len(group["params"])
+        is_in |= joins
+        group["params"] = [group["params"][place] for place in kept] + [vector] * joins
+        if "param_names" in group:
+            group["param_names"] = [group["param_names"][place] for place in kept] + ["subspace"] * joins
+    begun = [(parameter, optimizer.state.pop(parameter)) for parameter in parameters if parameter in optimizer.state]
+    if begun:
+        optimizer.state[vector] = {
+            name: _as_of(vector, name, [(parameter, state[name]) for parameter, state in begun]) for name in begun[0][1]
+        }
+
+
+def _as_of(vector: nn.Parameter, name: str, values: Sequence[tuple[Tensor, Any]]) -> Any:
+    """What all parameters begin with alike (Adagrad's sums), in the vector's shape."""
+    value = values[0][1]
+    if not isinstance(value, Tensor):
+        return value
+    flat = torch.cat([value.reshape(-1) for _, value in values])
+    if not bool((flat == flat[0]).all()):
+        raise ConfigurationError(f"the optimizer begins with a {name!r} of its own for each parameter: {_AS_ONE}")
+    is_like_its_parameter = value.shape == values[0][0].shape and value.ndim > 0
+    return torch.full_like(vector, float(flat[0])) if is_like_its_parameter else value.clone()

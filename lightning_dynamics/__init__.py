@@ -7,7 +7,7 @@ from lightning_dynamics.curvature import CurvatureCallback, CurvatureResult
 from lightning_dynamics.landscape import LandscapeCallback, LandscapeResult
 from lightning_dynamics.loss_contribution import LossContributionCallback, LossContributionResult
 from lightning_dynamics.publishing import LocalReport
-from lightning_dynamics.subspace import RandomSubspaceCallback
+from lightning_dynamics.subspace import IntrinsicDimension, RandomSubspaceCallback, intrinsic_dimension
 from lightning_dynamics.vog import DifficultySampler, VoGCallback, VoGResult
 
 __version__ = "0.1.0"
@@ -20,6 +20,7 @@ __all__ = [
     "CurvatureCallback",
     "CurvatureResult",
     "DifficultySampler",
+    "IntrinsicDimension",
     "LandscapeCallback",
     "LandscapeResult",
     "LocalReport",
@@ -28,4 +29,5 @@ __all__ = [
     "RandomSubspaceCallback",
     "VoGCallback",
     "VoGResult",
+    "intrinsic_dimension",
 ]

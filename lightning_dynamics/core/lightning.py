@@ -126,3 +126,15 @@ def to_device(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
     batch = trainer.precision_plugin.convert_input(batch)
     batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
     return trainer.strategy.batch_to_device(batch)
+
+
+def trainer_for(module: LightningModule, **options: Any) -> Trainer:
+    """A Trainer of the package that the module is of.
+
+    Raises:
+        ConfigurationError: it is no LightningModule.
+    """
+    for package in PACKAGES:
+        if isinstance(module, package.LightningModule):
+            return package.Trainer(**options)
+    raise ConfigurationError(f"expected a LightningModule, got {type(module).__name__}")

@@ -63,6 +63,7 @@ class RandomSubspaceCallback(Callback):
         parameters: globs: the parameters that move in the subspace. Others are trained as ever; those that no
             optimizer trains or that do not require a gradient are left alone. Tied parameters count once.
         name: tells several of these apart in the loggers, as ``subspace/{name}/…``.
+        announce: print a line that says that training is changed.
 
     Raises:
         ConfigurationError: before training: patterns that match nothing that is trained, more dimensions than
@@ -81,6 +82,7 @@ class RandomSubspaceCallback(Callback):
         seed: int = 0,
         parameters: str | Sequence[str] = "*",
         name: str | None = None,
+        announce: bool = True,
     ) -> None:
         """Check the arguments."""
         super().__init__()
@@ -95,6 +97,7 @@ class RandomSubspaceCallback(Callback):
         self.seed = seed
         self.parameters = parameters
         self.name = name
+        self.announce = announce
         self._theta_d: nn.Parameter | None = None
         self._theta_0: Tensor | None = None
         self._restored: dict[str, Any] | None = None
@@ -168,7 +171,7 @@ class RandomSubspaceCallback(Callback):
             parameter.grad = None
         self._let_go()
         self._hook = optimizer.register_step_post_hook(self._move)
-        if trainer.is_global_zero:
+        if self.announce and trainer.is_global_zero:
             print(
                 f"RandomSubspaceCallback changes this training, on purpose: {len(flat):,} parameters move only in a "
                 f"random subspace of {self.dim:,} dimensions ({self.projection}, seed {self.seed}, "

@@ -58,6 +58,7 @@ def line_chart(
     limits: tuple[float, float] | None = None,
     second_limits: tuple[float, float] | None = None,
     log: bool = False,
+    log_x: bool = False,
     marks: Sequence[tuple[str, float]] = (),
 ) -> NDArray[np.uint8]:
     """Draw lines on a left and, if there are any, on a right axis, as the 1-D losses of Li et al. (2018).
@@ -78,6 +79,7 @@ def line_chart(
         limits: lower and upper end of the left axis; by default round numbers around all its values.
         second_limits: lower and upper end of the right axis; by default round numbers around all its values.
         log: whether the left axis is logarithmic; values of 0 or less are then gaps.
+        log_x: whether the horizontal axis is logarithmic.
         marks: names and places along ``x`` of vertical lines; one that is not within ``x`` is left out.
 
     Returns:
@@ -86,9 +88,14 @@ def line_chart(
 
     Raises:
         ValueError: if a line is not as long as ``x``, ``x`` does not rise, there is no line, or limits do not rise
-            or, with ``log``, are not above 0.
+            or, with ``log``, are not above 0; likewise ``x`` with ``log_x``.
     """
     places, others = check_steps(x), dict(second or {})
+    if log_x:
+        if places[0] <= 0:
+            raise ValueError(f"on a logarithmic axis x is above 0, got {places[0]:g}")
+        places = np.log10(places)
+        marks = [(name, math.log10(place)) for name, place in marks if place > 0]
     if not series and not others:
         raise ValueError("there is no series to draw")
     lines = _rows(series, len(places))
@@ -126,8 +133,12 @@ def line_chart(
     ticks = [math.log10(tick) for tick in log_ticks(10 ** ends[0], 10 ** ends[1], 8)] if log else tick_values(*ends)
     texts = value_texts([10**tick for tick in ticks], log=True) if log else tick_texts(ticks)
     draw_y_axis(canvas, plot, ticks if len(lines) else [], texts if len(lines) else [], NUMBERS)
-    ticks = time_ticks(places, plot.x_limits)
-    draw_x_axis(canvas, plot, ticks, tick_texts(ticks))
+    if log_x:
+        values = log_ticks(10 ** plot.x_limits[0], 10 ** plot.x_limits[1], 10)
+        draw_x_axis(canvas, plot, [math.log10(value) for value in values], value_texts(values, log=True))
+    else:
+        ticks = time_ticks(places, plot.x_limits)
+        draw_x_axis(canvas, plot, ticks, tick_texts(ticks))
     draw_x_title(canvas, plot, x_title)
     draw_y_title(canvas, plot, y_title)
     _draw_marks(canvas, plot, marks)

@@ -4,6 +4,7 @@ from lightning_dynamics.cka import CKACallback, CKAResult
 from lightning_dynamics.core.callback import AnalysisCallback
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.curvature import CurvatureCallback, CurvatureResult
+from lightning_dynamics.fingerprint import FingerprintCallback, compare_fingerprints
 from lightning_dynamics.landscape import LandscapeCallback, LandscapeResult
 from lightning_dynamics.loss_contribution import LossContributionCallback, LossContributionResult
 from lightning_dynamics.publishing import LocalReport
@@ -20,6 +21,7 @@ __all__ = [
     "CurvatureCallback",
     "CurvatureResult",
     "DifficultySampler",
+    "FingerprintCallback",
     "IntrinsicDimension",
     "LandscapeCallback",
     "LandscapeResult",
@@ -29,5 +31,6 @@ __all__ = [
     "RandomSubspaceCallback",
     "VoGCallback",
     "VoGResult",
+    "compare_fingerprints",
     "intrinsic_dimension",
 ]

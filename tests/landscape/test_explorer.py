@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from lightning_dynamics.landscape.explorer import EXPLORER_HEIGHT, Surface, explorer_page
-from lightning_dynamics.landscape.explorer.page import _COLOURS, _for_script
+from lightning_dynamics.landscape.explorer.page import _COLOURS
 from lightning_dynamics.panels import Page
+from lightning_dynamics.panels.pages.document import script_inside
 from lightning_dynamics.publishing import Event, LocalReport, publish
 from tests import browser
 
@@ -100,7 +101,7 @@ def test_nothing_from_outside_becomes_markup():
 
 
 def test_a_library_cannot_end_its_element():
-    assert _for_script('"</script>" "<SCRIPT" "<!--" a</b/') == r'"\x3c/script>" "\x3cSCRIPT" "\x3c!--" a</b/'
+    assert script_inside('"</script>" "<SCRIPT" "<!--" a</b/') == r'"\x3c/script>" "\x3cSCRIPT" "\x3c!--" a</b/'
 
 
 def test_the_colours_get_lighter_evenly():
@@ -138,7 +139,7 @@ def test_bad_input(surfaces, text):
 def chrome(tmp_path_factory):
     if browser.find() is None:
         pytest.skip("no Chromium here")
-    from tests.landscape.chrome import Chrome
+    from tests.chrome import Chrome
 
     chrome = Chrome(tmp_path_factory.mktemp("chrome"))
     yield chrome

@@ -111,7 +111,7 @@ def test_bad_input(runs, more, text):
 def chrome(tmp_path_factory):
     if browser.find() is None:
         pytest.skip("no Chromium here")
-    from tests.landscape.chrome import Chrome
+    from tests.chrome import Chrome
 
     chrome = Chrome(tmp_path_factory.mktemp("chrome"))
     yield chrome

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lightning_dynamics.panels.pages.document import json_inside, plotly_script, script_inside, template_of, text_of
+
 EXPLORER_HEIGHT = 780
 """The height, in pixels, that a frame around the page should have (``Page.height``)."""
 
+_HERE = __name__.rpartition(".")[0]
 _DIGITS = 7  # of numbers: as many as float32 has
 _SCRIPTS = ("interpolate.js", "descent.js", "view.js", "explorer.js")  # they share one scope, in this order
 # From deep blue over teal and sand to white. The lightness (Oklab L) rises evenly, so that equal steps look equal and
@@ -83,13 +82,13 @@ def explorer_page(surfaces: Sequence[Surface], *, title: str, footer: str, x_tit
         "yTitle": y_title,
         "colours": _COLOURS,
     }
-    page: str = _template().render(
+    page: str = template_of(_HERE, "explorer.html.j2").render(
         title=title,
         footer=footer,
-        style=_text("explorer.css"),
-        library=_for_script(_library()),
-        script="\n".join(map(_text, _SCRIPTS)),
-        data=_json(content),
+        style=text_of(_HERE, "explorer.css"),
+        library=script_inside(plotly_script()),
+        script="\n".join(text_of(_HERE, name) for name in _SCRIPTS),
+        data=json_inside(content),
     )
     return page
 
@@ -150,33 +149,3 @@ def _numbers(values: ArrayLike, shape: tuple[int, ...], what: str, meaning: str)
 def _plain(array: np.ndarray[Any, Any], digits: int = _DIGITS) -> list[float | None]:
     """Rounded; what is not finite becomes None, which JSON can say."""
     return [float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in array.tolist()]
-
-
-def _json(content: Any) -> str:
-    """JSON for a script element: nothing in it can end the element, and it is plain ASCII."""
-    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _library() -> str:
-    from plotly.offline import get_plotlyjs
-
-    script: str = get_plotlyjs()
-    return script
-
-
-def _for_script(text: str) -> str:
-    """A script for inside a script element: within its strings, nothing may end the element or open a comment."""
-    return re.sub(r"<(?=/script|script|!--)", r"\\x3c", text, flags=re.IGNORECASE)
-
-
-def _text(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-@lru_cache(maxsize=1)
-def _template() -> Any:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_text("explorer.html.j2"))

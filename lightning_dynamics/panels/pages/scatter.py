@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from functools import lru_cache
-from importlib.resources import files
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +12,7 @@ from numpy.typing import NDArray
 
 from lightning_dynamics.panels.drawing.scale import ColourScale
 from lightning_dynamics.panels.encode import png
+from lightning_dynamics.panels.pages.document import json_inside, template_of, text_of
 
 Value: TypeAlias = float | int | str | None
 Column: TypeAlias = Sequence[Value] | NDArray[Any]
@@ -22,6 +20,7 @@ Column: TypeAlias = Sequence[Value] | NDArray[Any]
 SCATTER_HEIGHT = 640
 """The height, in pixels, that a frame around the page should have (``Page.height``)."""
 
+_HERE = __name__.rpartition(".")[0]
 _TEXT = 300  # characters of one text that are kept: a column of long texts must not make the page heavy
 _DIGITS = 7  # of numbers: as many as float32 has
 _COLOURS = 64
@@ -89,8 +88,12 @@ def scatter_page(
         "total": total,
         "colours": _colours(),
     }
-    page: str = _template().render(
-        title=title, footer=footer, style=_text("scatter.css"), script=_text("scatter.js"), data=_json(content)
+    page: str = template_of(_HERE, "scatter.html.j2").render(
+        title=title,
+        footer=footer,
+        style=text_of(_HERE, "scatter.css"),
+        script=text_of(_HERE, "scatter.js"),
+        data=json_inside(content),
     )
     return page
 
@@ -179,21 +182,3 @@ def _thumbnail(image: NDArray[np.uint8]) -> tuple[int, int, str]:
 def _colours() -> list[str]:
     scale = ColourScale(0.0, 1.0, "plasma", "")
     return [f"#{bytes(colour).hex()}" for colour in scale.colours(np.linspace(*_SHARES, _COLOURS))]
-
-
-def _json(content: Any) -> str:
-    """JSON for a script element: nothing in it can end the element, and it is plain ASCII."""
-    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _text(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-@lru_cache(maxsize=1)
-def _template() -> Any:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_text("scatter.html.j2"))

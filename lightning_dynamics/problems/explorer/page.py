@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lightning_dynamics.panels.pages.document import json_inside, plotly_script, script_inside, template_of, text_of
 from lightning_dynamics.problems.plane import Plane
 
 DESCENTS_HEIGHT = 900
 """The height, in pixels, that a frame around the page should have (``Page.height``)."""
 
+_HERE = __name__.rpartition(".")[0]
 _DIGITS = 6  # of points on the way; starts are exact
 _SCRIPTS = ("descent.js", "explorer.js")  # they share one scope, in this order
 
@@ -81,13 +79,13 @@ def descents_page(
         "limit": limit,
         "runs": described,
     }
-    page: str = _template().render(
+    page: str = template_of(_HERE, "explorer.html.j2").render(
         title=title,
         footer=footer,
-        style=_text("explorer.css"),
-        library=_for_script(_library()),
-        script="\n".join(map(_text, _SCRIPTS)),
-        data=_json(content),
+        style=text_of(_HERE, "explorer.css"),
+        library=script_inside(plotly_script()),
+        script="\n".join(text_of(_HERE, name) for name in _SCRIPTS),
+        data=json_inside(content),
     )
     return page
 
@@ -116,33 +114,3 @@ def _plain(array: NDArray[Any], digits: int) -> list[Any]:
     if array.ndim > 1:
         return [_plain(row, digits) for row in array]
     return [float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in array.tolist()]
-
-
-def _json(content: Any) -> str:
-    """JSON for a script element: nothing in it can end the element, and it is plain ASCII."""
-    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _library() -> str:
-    from plotly.offline import get_plotlyjs
-
-    script: str = get_plotlyjs()
-    return script
-
-
-def _for_script(text: str) -> str:
-    """A script for inside a script element: within its strings, nothing may end the element or open a comment."""
-    return re.sub(r"<(?=/script|script|!--)", r"\\x3c", text, flags=re.IGNORECASE)
-
-
-def _text(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-@lru_cache(maxsize=1)
-def _template() -> Any:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_text("explorer.html.j2"))

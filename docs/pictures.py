@@ -13,12 +13,14 @@ from lightning_dynamics import (
     CKAResult,
     CurvatureCallback,
     CurvatureResult,
+    IntrinsicDimension,
     LandscapeCallback,
     LandscapeResult,
     LossContributionCallback,
     LossContributionResult,
     VoGCallback,
     VoGResult,
+    subspace,
 )
 from lightning_dynamics.panels import Film, Picture
 from lightning_dynamics.panels.encode import gif, png
@@ -46,6 +48,11 @@ def main() -> None:
     panels |= LandscapeCallback().panels(landscapes[-1])
     panels |= LandscapeCallback(explorer=False).film(landscapes)
     panels |= CurvatureCallback().panels(curvature)
+    # Written by examples/06_intrinsic_dimension.py, where it has run.
+    searches = sorted((ROOT / "demo" / "intrinsic_dimension").glob("*.jsonl"))
+    panels |= (
+        subspace.comparison({path.stem: IntrinsicDimension.from_log(path) for path in searches}) if searches else {}
+    )
     cards = "".join(card.read_text() for card in (ROOT / "docs").glob("*.md"))
     for key, panel in panels.items():
         name = key.replace("/", "_")

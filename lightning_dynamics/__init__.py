@@ -3,6 +3,7 @@
 from lightning_dynamics.cka import CKACallback, CKAResult
 from lightning_dynamics.core.callback import AnalysisCallback
 from lightning_dynamics.core.lightning import ConfigurationError
+from lightning_dynamics.critical_points import CriticalPointsCallback, CriticalPointsResult
 from lightning_dynamics.curvature import CurvatureCallback, CurvatureResult
 from lightning_dynamics.fingerprint import FingerprintCallback, compare_fingerprints
 from lightning_dynamics.landscape import LandscapeCallback, LandscapeResult
@@ -18,6 +19,8 @@ __all__ = [
     "CKACallback",
     "CKAResult",
     "ConfigurationError",
+    "CriticalPointsCallback",
+    "CriticalPointsResult",
     "CurvatureCallback",
     "CurvatureResult",
     "DifficultySampler",

@@ -9,6 +9,7 @@ from typing import Any
 from lightning_dynamics import (
     AnalysisCallback,
     CKACallback,
+    CriticalPointsCallback,
     CurvatureCallback,
     LandscapeCallback,
     LossContributionCallback,
@@ -106,6 +107,19 @@ def _curvature(**overrides: Any) -> CurvatureCallback:
     settings: dict[str, Any] = {"num_examples": 24, "batch_size": 8, "on_error": "raise"}
     settings |= {"k": 2, "max_iterations": 8, "trace_samples": 2, "density_samples": 2, "density_iterations": 4}
     return CurvatureCallback(**settings | {"loss_fn": "tests.house.models.cross_entropy"} | overrides)
+
+
+def _critical_points(**overrides: Any) -> CriticalPointsCallback:
+    # One snapshot, when training begins: the number of others depends on that of the processes.
+    settings: dict[str, Any] = {"num_examples": 24, "batch_size": 8, "on_error": "raise", "dense_up_to": 0}
+    settings |= {"max_iterations": 2, "inner_iterations": 4, "snapshot_every_n_steps": 100, "every_n_epochs": 1}
+    return CriticalPointsCallback(**settings | {"loss_fn": "tests.house.models.cross_entropy"} | overrides)
+
+
+def _critical_points_of_the_head(**overrides: Any) -> CriticalPointsCallback:
+    return _critical_points(
+        **{"parameters": "head.bias", "dense_up_to": 3, "index_of_starts": True, "method": "gradient_norm"} | overrides
+    )
 
 
 _ANYWHERE: tuple[tuple[dict[str, Any], str], ...] = (
@@ -318,5 +332,44 @@ TENANTS = {
             ({"loss_fn": "tests.house.models.detached_loss"}, "loss_fn"),
         ),
         yaml={"parameters": ["head.*"], "max_iterations": 6, "trace_samples": 0, "every_n_train_steps": 2},
+    ),
+    "critical points": Tenant(
+        make=_critical_points,
+        keys=(
+            "index_against_loss",
+            "convergence",
+            "values",
+            "critical",
+            "gradient_flat",
+            "unfinished",
+            "lowest_gradient",
+        ),
+        bad=_ANYWHERE
+        + (
+            ({"mode": "evaluation"}, "mode"),
+            ({"method": "newton"}, "method"),
+            ({"tolerance": 0.0}, "tolerance"),
+            ({"flatness_tolerance": 0.0}, "flatness_tolerance"),
+            ({"zero_tolerance": 1.0}, "zero_tolerance"),
+            ({"max_iterations": 0}, "max_iterations"),
+            ({"inner_iterations": 0}, "inner_iterations"),
+            ({"dense_up_to": -1}, "dense_up_to"),
+            ({"checkpoints": "no_such.ckpt"}, "checkpoints"),
+            ({"checkpoints": ["no_such.ckpt"]}, "checkpoints"),
+            ({"checkpoints": ["twice.ckpt", "twice.ckpt"]}, "checkpoints"),
+            ({"snapshot_every_n_steps": 0}, "snapshot_every_n_steps"),
+            ({"max_snapshots": 1}, "max_snapshots"),
+            ({"parameters": "no_such_layer.*"}, "parameters"),
+            ({"parameters": []}, "parameters"),
+            ({"loss_fn": "nowhere.nothing"}, "loss_fn"),
+            ({"loss_fn": "tests.house.models.detached_loss"}, "loss_fn"),
+        ),
+        yaml={"parameters": ["head.*"], "max_iterations": 3, "tolerance": 1e-12, "snapshot_every_n_steps": 2},
+    ),
+    "critical points of the head": Tenant(
+        make=_critical_points_of_the_head,
+        keys=("index_against_loss", "convergence", "values", "unfinished"),
+        bad=_ANYWHERE,
+        yaml={"method": "gradient_norm", "trajectory": False, "max_iterations": 2, "dense_up_to": 0},
     ),
 }

@@ -18,7 +18,9 @@ from torch.utils.data import DataLoader
 
 from lightning_dynamics import (
     CKACallback,
+    CriticalPointsCallback,
     CurvatureCallback,
+    FingerprintCallback,
     LandscapeCallback,
     LossContributionCallback,
     VoGCallback,
@@ -93,6 +95,8 @@ def main() -> None:
             VoGCallback(data="val"),
             LandscapeCallback("pca", resolution=15, num_examples=128, second_data="val", every_n_epochs=2),
             CurvatureCallback(num_examples=128, every_n_epochs=4, at_start=True),
+            CriticalPointsCallback(parameters="head.*", num_examples=128, max_snapshots=4, index_of_starts=True),
+            FingerprintCallback(),
         ],
         default_root_dir=arguments.out,
         enable_checkpointing=False,

@@ -57,7 +57,7 @@ def comparison(found: Mapping[str, IntrinsicDimension]) -> Panels:
     columns = ["task", "parameters", f"{word}, global", "interval", f"{word}, own", "its interval"]
     columns += ["own baseline", f"{times} (global)", f"{times} (own)"]
     caption = (
-        f"{word}: smallest dimension tried from which on the mean over seeds reaches {first.settings['threshold']:.0%} "
+        f"{word}: smallest dimension tried from which on the mean over seeds reaches {_share(first)} "
         "of the baseline. Intervals: of single seeds, each in (largest that fails, smallest that suffices]. "
         + _footer(first)
     )
@@ -76,7 +76,7 @@ def _curve(found: IntrinsicDimension, name: str) -> np.ndarray:
     series = {f"mean of {len(found.seeds)} seeds": performance.mean(1)}
     if len(found.seeds) > 1:
         series |= {"best seed": performance.max(1), "worst seed": performance.min(1)}
-    share = f"{found.settings['threshold']:.0%}"
+    share = _share(found)
     levels = {f"{share} of its own baseline": found.by_own_baseline}
     if found.by_global_baseline is not None:
         levels[f"{share} of the global baseline"] = found.by_global_baseline
@@ -112,7 +112,7 @@ def _together(found: Mapping[str, IntrinsicDimension], dims: np.ndarray) -> np.n
     threshold = first.settings["threshold"]
     return line_chart(
         dims,
-        series | {f"{threshold:.0%}": np.full(len(dims), threshold)},
+        series | {_share(first): np.full(len(dims), threshold)},
         title="Performance in random subspaces, relative to direct training",
         footer=_footer(first),
         x_title="dimension of the subspace",
@@ -137,6 +137,10 @@ def _footer(found: IntrinsicDimension) -> str:
         f"{settings['metric']} after {settings['max_epochs']} epochs; {settings['projection']} projections; seeds "
         f"{', '.join(map(str, found.seeds))}. A dimension is an upper bound: better training may need fewer."
     )
+
+
+def _share(found: IntrinsicDimension) -> str:
+    return f"{100 * found.settings['threshold']:g} %"
 
 
 def _word(found: IntrinsicDimension) -> str:

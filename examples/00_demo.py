@@ -1,4 +1,6 @@
-"""A small residual network learns digits, watched by every analysis of the suite.
+"""A small residual network learns digits, watched by the analyses of the suite.
+
+All but one: the search for critical points wants a network of some hundred parameters (10_critical_points.py).
 
 Run ``python examples/00_demo.py``; it ends by saying where to look.
 """
@@ -18,7 +20,6 @@ from torch.utils.data import DataLoader
 
 from lightning_dynamics import (
     CKACallback,
-    CriticalPointsCallback,
     CurvatureCallback,
     FingerprintCallback,
     LandscapeCallback,
@@ -95,7 +96,6 @@ def main() -> None:
             VoGCallback(data="val"),
             LandscapeCallback("pca", resolution=15, num_examples=128, second_data="val", every_n_epochs=2),
             CurvatureCallback(num_examples=128, every_n_epochs=4, at_start=True),
-            CriticalPointsCallback(parameters="head.*", num_examples=128, max_snapshots=4, index_of_starts=True),
             FingerprintCallback(),
         ],
         default_root_dir=arguments.out,

@@ -153,7 +153,10 @@ def main() -> None:
         say(f"{net}, {task}", found, time.perf_counter() - begun)
 
     # Everything that was ever searched for in this folder, in one table.
-    everything = {path.stem: IntrinsicDimension.from_log(path) for path in sorted(searches.glob("*.jsonl"))}
+    everything = {
+        path.stem: IntrinsicDimension.from_log(path)
+        for path in sorted(searches.glob("*.jsonl"), key=lambda path: path.stem)
+    }
     shown = dict(comparison(everything))
     for name, found in everything.items():
         shown |= panels(found, name)

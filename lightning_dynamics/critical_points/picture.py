@@ -80,7 +80,7 @@ def index_against_loss(
         _WIDTH,
         _HEIGHT,
         x_limits,
-        round_limits(np.array([0.0, max(top, 1e-3)])),
+        round_limits(np.array([0.0, max(top, 1e-2)])),
         title=title,
         footer=footer,
         x_title="loss",

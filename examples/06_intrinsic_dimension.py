@@ -2,7 +2,7 @@
 
     python examples/06_intrinsic_dimension.py                                   # FC and conv net on digits
     python examples/06_intrinsic_dimension.py --shuffle pixels                  # what does the conv net owe to places?
-    python examples/06_intrinsic_dimension.py --shuffle labels                  # memorising; training accuracy
+    python examples/06_intrinsic_dimension.py --shuffle labels --epochs 150     # memorising; training accuracy
     python examples/06_intrinsic_dimension.py --data-file mnist.npz --nets lenet --epochs 10 --batch-size 100
 
 Li, Farkhoor, Liu and Yosinski (2018) found that 750 random directions suffice for a fully connected network to reach

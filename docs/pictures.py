@@ -49,7 +49,7 @@ def main() -> None:
     panels |= LandscapeCallback(explorer=False).film(landscapes)
     panels |= CurvatureCallback().panels(curvature)
     # Written by examples/06_intrinsic_dimension.py, where it has run.
-    searches = sorted((ROOT / "demo" / "intrinsic_dimension").glob("*.jsonl"))
+    searches = sorted((ROOT / "demo" / "intrinsic_dimension").glob("*.jsonl"), key=lambda path: path.stem)
     panels |= (
         subspace.comparison({path.stem: IntrinsicDimension.from_log(path) for path in searches}) if searches else {}
     )

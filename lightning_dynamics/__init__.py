@@ -1,5 +1,6 @@
 """PyTorch Lightning callbacks that show how a network learns, not only how low its loss is."""
 
+from lightning_dynamics import datasets, nn, problems
 from lightning_dynamics.cka import CKACallback, CKAResult
 from lightning_dynamics.core.callback import AnalysisCallback
 from lightning_dynamics.core.lightning import ConfigurationError
@@ -35,5 +36,8 @@ __all__ = [
     "VoGCallback",
     "VoGResult",
     "compare_fingerprints",
+    "datasets",
     "intrinsic_dimension",
+    "nn",
+    "problems",
 ]

@@ -37,7 +37,7 @@ def test_the_error_is_what_either_lightning_calls_a_misconfiguration() -> None:
 @pytest.mark.parametrize("tenant", TENANTS)
 @pytest.mark.parametrize("part", ["prepare", "measure", "combine", "panels", "film"])
 def test_a_failing_analysis_warns_once(tenant: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    callback = TENANTS[tenant].make(every_n_train_steps=1, on_error="warn")
+    callback = TENANTS[tenant].make(every_n_train_steps=3, on_error="warn")
 
     def fails(*_: Any) -> Any:
         raise RuntimeError("broken on purpose")

@@ -157,12 +157,12 @@ class RandomSubspaceCallback(Callback):
         """Put θ_d in the parameters' place: the optimizers are there, and their states not yet restored."""
         self._chosen = self._trained(trainer, pl_module)
         flat = self._flat()
-        if not self._goes_on(trainer, flat):
-            self._theta_0 = flat
-            self._theta_d = nn.Parameter(flat.new_zeros(self.dim))
         made = self._matrix
         if made is None or (made.size, made.dtype, made.device) != (len(flat), flat.dtype, flat.device):
             self._matrix = self._make(trainer, flat)
+        if not self._goes_on(trainer, flat):
+            self._theta_0 = flat
+            self._theta_d = nn.Parameter(flat.new_zeros(self.dim))
         theta_d = self._known(self._theta_d)
         optimizer = optimizer_of(self._chosen.values(), trainer.optimizers)
         put_in_place(theta_d, self._chosen.values(), optimizer)
@@ -273,7 +273,7 @@ class RandomSubspaceCallback(Callback):
                 "`ckpt_path` is a checkpoint of a training without this RandomSubspaceCallback, which cannot go on in "
                 "a subspace; load its weights into the module, and train anew without `ckpt_path`"
             )
-        if self._theta_d is None or self._theta_0 is None or self._matrix is None or len(flat) != len(self._theta_0):
+        if self._theta_d is None or self._theta_0 is None or len(flat) != len(self._theta_0):
             return False
         self._theta_0, self._theta_d.data = self._theta_0.to(flat), self._theta_d.data.to(flat)
         rounded = unflatten(self._reached(), self._chosen)

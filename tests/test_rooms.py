@@ -97,7 +97,8 @@ def test_lightning_is_met_in_one_place(path: Path) -> None:
 
 def test_importing_the_package_is_cheap() -> None:
     """No seconds are asserted: what costs them is not imported."""
-    code = "import lightning, sys; old = set(sys.modules); import lightning_dynamics; print(*(set(sys.modules) - old))"
+    code = "import lightning, sys; old = set(sys.modules); from lightning_dynamics import *; "
+    code += "print(*(set(sys.modules) - old))"
     new = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "lightning_dynamics" in new
     assert not {name.partition(".")[0] for name in new} & SLOW
@@ -107,3 +108,18 @@ def test_the_version_is_the_distributions() -> None:
     from importlib.metadata import version
 
     assert version("lightning-dynamics") == lightning_dynamics.__version__
+
+
+def test_every_public_name_is_found_and_no_other() -> None:
+    for name in lightning_dynamics.__all__:
+        assert getattr(lightning_dynamics, name) is not None and name in dir(lightning_dynamics)
+    named = {name for names in lightning_dynamics._ROOMS.values() for name in names}
+    assert named | {"datasets", "nn", "problems"} == set(lightning_dynamics.__all__)
+    with pytest.raises(AttributeError, match="no_such_callback"):
+        getattr(lightning_dynamics, "no_such_callback")  # noqa: B009
+
+
+def test_importing_the_package_enters_no_room() -> None:
+    code = "import lightning_dynamics, sys; print(*(m for m in sys.modules if m.startswith('lightning_dynamics')))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert loaded == ["lightning_dynamics"]

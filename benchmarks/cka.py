@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from lightning_dynamics import CKACallback
+from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.distributed import Ranks
 from lightning_dynamics.core.isolation import isolated
-from lightning_dynamics.core.occasion import Occasion
 from lightning_dynamics.core.probe import Probe
 from lightning_dynamics.core.schedule import Moment
 
@@ -81,19 +81,19 @@ class Ours:
         probe = Probe(TensorDataset(images), "noise", batches, default_collate, lambda batch: batch, seed=0)
         self.a, self.b = a, b
         self.callback = CKACallback(layers="Conv2d", batch_size=n, components=components)
-        self.occasion = Occasion(a, probe, Ranks(), Moment("epoch", 0, 0))
-        for _ in self.occasion.batches():
+        self.context = Context(a, probe, Ranks(), Moment("epoch", 0, 0))
+        for _ in self.context.batches():
             pass  # the probe is read once in a training, not once an event
         with isolated(a):
-            self.callback.prepare(self.occasion)
+            self.callback.prepare(self.context)
 
     def __call__(self) -> Tensor:
         if self.b is not self.a:
             with isolated(self.b):
-                self.callback._references = [self.callback._look(self.b, self.callback._order, self.occasion, "other")]
+                self.callback._references = [self.callback._look(self.b, self.callback._order, self.context, "other")]
         with isolated(self.a):
-            part = self.callback.measure(self.occasion)
-        return self.callback.combine(part, self.occasion).matrix
+            part = self.callback.measure(self.context)
+        return self.callback.combine(part, self.context).matrix
 
 
 def pytorch_cka(a: nn.Module, b: nn.Module, images: Tensor, n: int) -> Callable[[], Tensor]:

@@ -19,8 +19,8 @@ from scipy.sparse.linalg import LinearOperator, minres
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from lightning_dynamics.critical_points import find
-from lightning_dynamics.critical_points.estimator import minres as ours
+from lightning_dynamics.analyses.critical_points import find
+from lightning_dynamics.analyses.critical_points.estimator import minres as ours
 
 SIZE = 200
 

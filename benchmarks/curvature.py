@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
 
-from lightning_dynamics.curvature import extreme_eigenvalues, hutchinson_trace
+from lightning_dynamics.analyses.curvature import extreme_eigenvalues, hutchinson_trace
 
 
 def mlp() -> nn.Sequential:

@@ -31,7 +31,7 @@ from nets import resnet20
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_dynamics.fingerprint import FingerprintCallback, digests
+from lightning_dynamics.analyses.fingerprint import FingerprintCallback, digests
 
 
 def wide_mlp() -> nn.Module:

@@ -45,9 +45,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_dynamics import LandscapeCallback
+from lightning_dynamics.analyses.landscape import evaluate_plane, random_directions
+from lightning_dynamics.analyses.landscape.minibatches import comfortable_size
 from lightning_dynamics.core.isolation import isolated
-from lightning_dynamics.landscape import evaluate_plane, random_directions
-from lightning_dynamics.landscape.minibatches import comfortable_size
 
 SIZES = (32, 64, 128, 256, 512, 1000, 2000)
 """Batch sizes of which the roofline gets the quickest."""
@@ -319,14 +319,14 @@ class Timed(LandscapeCallback):
 
     folder = Path()
 
-    def measure(self, occasion: Any) -> Any:
+    def measure(self, context: Any) -> Any:
         self.start = time.perf_counter()
-        return super().measure(occasion)
+        return super().measure(context)
 
-    def combine(self, part: Any, occasion: Any) -> Any:
-        result = super().combine(part, occasion)
+    def combine(self, part: Any, context: Any) -> Any:
+        result = super().combine(part, context)
         found = {"seconds": time.perf_counter() - self.start, "loss": result.loss}
-        torch.save(found, self.folder / f"{occasion.ranks.size}-{occasion.ranks.rank}.pt")
+        torch.save(found, self.folder / f"{context.ranks.size}-{context.ranks.rank}.pt")
         return result
 
 

@@ -31,10 +31,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from lightning_dynamics import LossContributionCallback
+from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.distributed import Ranks
 from lightning_dynamics.core.isolation import isolated
 from lightning_dynamics.core.objective import silenced
-from lightning_dynamics.core.occasion import Occasion
 from lightning_dynamics.core.probe import Probe
 from lightning_dynamics.core.schedule import Moment
 
@@ -105,14 +105,14 @@ class Setting:
         steps = iter(range(10**9))
 
         def run() -> None:
-            occasion = Occasion(self.module, probe, Ranks(), Moment("step", 0, step := next(steps)))
+            context = Context(self.module, probe, Ranks(), Moment("step", 0, step := next(steps)))
             with isolated(self.module, mode="eval", seed=0), silenced(self.module):
-                part = callback.measure(occasion)
+                part = callback.measure(context)
             callback._history.settle()
-            callback._history.add(callback.combine(part, occasion), step)
+            callback._history.add(callback.combine(part, context), step)
 
         with isolated(self.module, mode="eval", seed=0), silenced(self.module):
-            callback.prepare(Occasion(self.module, probe, Ranks(), Moment("start", 0, 0)))
+            callback.prepare(Context(self.module, probe, Ranks(), Moment("start", 0, 0)))
         run()
         # As late in a training: of a thousand events, one becomes a result that is kept.
         callback._history._every = 1024

@@ -40,11 +40,11 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset, default_collate
 
 from lightning_dynamics import VoGCallback
+from lightning_dynamics.analyses.vog import VoGResult, score_checkpoints
+from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.distributed import Ranks
-from lightning_dynamics.core.occasion import Occasion
 from lightning_dynamics.core.probe import Probe
 from lightning_dynamics.core.schedule import Length, Moment
-from lightning_dynamics.vog import VoGResult, score_checkpoints
 
 BATCH = 128
 """Of training and of the examples, whoever takes them."""
@@ -141,15 +141,15 @@ class Ours:
         self.probe = Probe(data, "noise", batches, default_collate, lambda batch: batch, seed=0)
         self.steps = iter(range(PLANNED // 2 + 1, PLANNED))
         with self.callback._undisturbed(self.module) as streams:
-            self.callback.prepare(self.occasion(0, streams))
+            self.callback.prepare(self.context(0, streams))
         if warmed:
             # As in the second half of a training: both windows have events, and every result has all scores.
             for step in (1, 2, next(self.steps), next(self.steps)):
                 self.event(step)
 
-    def occasion(self, step: int, streams: list[Any]) -> Occasion:
+    def context(self, step: int, streams: list[Any]) -> Context:
         moment, length = Moment("step", 0, step), Length(PLANNED, PLANNED // 10)
-        return Occasion(self.module, self.probe, Ranks(), moment, None, None, streams, length)
+        return Context(self.module, self.probe, Ranks(), moment, None, None, streams, length)
 
     def __call__(self) -> None:
         self.event(next(self.steps))
@@ -157,12 +157,12 @@ class Ours:
     def event(self, step: int) -> VoGResult:
         callback = self.callback
         with callback._undisturbed(self.module) as streams:
-            occasion = self.occasion(step, streams)
-            occasion.ranks.adopt_buffers(self.module)
-            part = callback.measure(occasion)
+            context = self.context(step, streams)
+            context.ranks.synchronize_buffers(self.module)
+            part = callback.measure(context)
         callback._history.settle()
         with _no_pictures() if not self.pictures else _as_it_is():
-            callback._history.add(callback.combine(part, occasion), step)
+            callback._history.add(callback.combine(part, context), step)
         return callback.last_result
 
     def state(self) -> tuple[float, float, float]:
@@ -185,7 +185,7 @@ def _bytes(value: Any) -> int:
 
 @contextmanager
 def _no_pictures() -> Iterator[None]:
-    with mock.patch("lightning_dynamics.vog.callback.renderings", lambda *_: {}):
+    with mock.patch("lightning_dynamics.analyses.vog.callback.renderings", lambda *_: {}):
         yield
 
 

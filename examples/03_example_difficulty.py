@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_dynamics import DifficultySampler, VoGCallback, VoGResult
-from lightning_dynamics.vog import compare_runs
-from lightning_dynamics.vog.estimator import error_by_percentile
+from lightning_dynamics.analyses.vog import compare_runs
+from lightning_dynamics.analyses.vog.estimator import error_by_percentile
 
 
 def corrupt(data: TensorDataset, share: float, seed: int) -> tuple[TensorDataset, Tensor]:

@@ -26,7 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_dynamics import CurvatureCallback, CurvatureResult, LandscapeCallback, LandscapeResult
-from lightning_dynamics.landscape.estimator import RANDOM_WALK
+from lightning_dynamics.analyses.landscape.estimator import RANDOM_WALK
 
 CLEARLY = 0.1  # |λmin / λmax| from which on a point is counted as not convex
 

@@ -37,10 +37,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_dynamics import LandscapeCallback, LandscapeResult
-from lightning_dynamics.landscape.explorer import EXPLORER_HEIGHT, Surface, explorer_page
-from lightning_dynamics.landscape.wording import basis, common_limits, wide
+from lightning_dynamics.analyses.landscape.explorer import EXPLORER_HEIGHT, Surface, explorer_page
+from lightning_dynamics.analyses.landscape.wording import basis, common_limits, wide
+from lightning_dynamics.figures import contour_map, surface_plot
 from lightning_dynamics.panels import Page, Panels, Picture, Table
-from lightning_dynamics.panels.drawing import contour_map, surface_plot
 from lightning_dynamics.panels.values import Panel
 from lightning_dynamics.publishing import Event, publish
 

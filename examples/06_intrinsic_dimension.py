@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset, default_collate
 
 from lightning_dynamics import RandomSubspaceCallback, intrinsic_dimension
-from lightning_dynamics.problems import ShuffledLabels, ShuffledPixels
+from lightning_dynamics.data.problems import ShuffledLabels, ShuffledPixels
 from lightning_dynamics.publishing import Event, publish
-from lightning_dynamics.subspace import IntrinsicDimension, comparison, panels
+from lightning_dynamics.studies.intrinsic_dimension import IntrinsicDimension, comparison, panels
 
 
 def fc_net(shape: torch.Size, classes: int) -> nn.Module:

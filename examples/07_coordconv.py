@@ -34,12 +34,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_dynamics.datasets import NotSoClevr
-from lightning_dynamics.datasets.not_so_clevr import CANVAS, Squares, to_pixels
-from lightning_dynamics.datasets.pictures import position_map
+from lightning_dynamics.data import NotSoClevr
+from lightning_dynamics.data.not_so_clevr import CANVAS, Squares, to_pixels
+from lightning_dynamics.data.pictures import position_map
+from lightning_dynamics.figures import Tile, gallery, line_chart
 from lightning_dynamics.nn import CoordConv2d
 from lightning_dynamics.panels import Film, Panels, Picture, Scalar, Table
-from lightning_dynamics.panels.drawing import Tile, gallery, line_chart
 from lightning_dynamics.publishing import Event, publish
 
 LABEL = "coordconv"

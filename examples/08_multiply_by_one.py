@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from lightning_dynamics.core.parameters import unflatten
+from lightning_dynamics.data.problems import DeepLinear
+from lightning_dynamics.data.problems.explorer import DESCENTS_HEIGHT, Descents, descents_page
+from lightning_dynamics.data.problems.picture import descents_map
+from lightning_dynamics.data.problems.plane import AT_SADDLE, GONE, STILL_MOVING, Plane
+from lightning_dynamics.figures import line_chart
 from lightning_dynamics.panels import Page, Panel, Picture, Scalar, Table
-from lightning_dynamics.panels.drawing import line_chart
-from lightning_dynamics.problems import DeepLinear
-from lightning_dynamics.problems.explorer import DESCENTS_HEIGHT, Descents, descents_page
-from lightning_dynamics.problems.picture import descents_map
-from lightning_dynamics.problems.plane import AT_SADDLE, GONE, STILL_MOVING, Plane
 from lightning_dynamics.publishing import Event, publish
 
 

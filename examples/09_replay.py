@@ -33,7 +33,7 @@ from nets import Classifier
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
-from lightning_dynamics.fingerprint import FingerprintCallback, compare_fingerprints, spread_panels
+from lightning_dynamics.analyses.fingerprint import FingerprintCallback, compare_fingerprints, spread_panels
 from lightning_dynamics.publishing import Event, publish
 
 

@@ -1,4 +1,9 @@
-"""PyTorch Lightning callbacks that show how a network learns, not only how low its loss is."""
+"""PyTorch Lightning callbacks that show how a network learns, not only how low its loss is.
+
+There is one public path to everything, wherever it lives: callbacks, results and functions at the top
+(``from lightning_dynamics import CKACallback``), and the module of each analysis, intervention or study as an
+attribute (``from lightning_dynamics import landscape``).
+"""
 
 from __future__ import annotations
 
@@ -6,21 +11,65 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_dynamics import datasets, nn, problems
-    from lightning_dynamics.cka import CKACallback, CKAResult
-    from lightning_dynamics.core.callback import AnalysisCallback
+    from lightning_dynamics import data as data
+    from lightning_dynamics import nn as nn
+    from lightning_dynamics import publishing as publishing
+    from lightning_dynamics.analyses import cka as cka
+    from lightning_dynamics.analyses import critical_points as critical_points
+    from lightning_dynamics.analyses import curvature as curvature
+    from lightning_dynamics.analyses import fingerprint as fingerprint
+    from lightning_dynamics.analyses import landscape as landscape
+    from lightning_dynamics.analyses import loss_contribution as loss_contribution
+    from lightning_dynamics.analyses import vog as vog
+    from lightning_dynamics.analyses.callback import AnalysisCallback
+    from lightning_dynamics.analyses.cka import CKACallback, CKAResult
+    from lightning_dynamics.analyses.critical_points import CriticalPointsCallback, CriticalPointsResult
+    from lightning_dynamics.analyses.curvature import CurvatureCallback, CurvatureResult
+    from lightning_dynamics.analyses.fingerprint import FingerprintCallback, compare_fingerprints
+    from lightning_dynamics.analyses.landscape import LandscapeCallback, LandscapeResult
+    from lightning_dynamics.analyses.loss_contribution import LossContributionCallback, LossContributionResult
+    from lightning_dynamics.analyses.vog import VoGCallback, VoGResult
     from lightning_dynamics.core.lightning import ConfigurationError
-    from lightning_dynamics.critical_points import CriticalPointsCallback, CriticalPointsResult
-    from lightning_dynamics.curvature import CurvatureCallback, CurvatureResult
-    from lightning_dynamics.fingerprint import FingerprintCallback, compare_fingerprints
-    from lightning_dynamics.landscape import LandscapeCallback, LandscapeResult
-    from lightning_dynamics.loss_contribution import LossContributionCallback, LossContributionResult
+    from lightning_dynamics.data import problems as problems
+    from lightning_dynamics.interventions import random_subspace as random_subspace
+    from lightning_dynamics.interventions.difficulty_sampler import DifficultySampler
+    from lightning_dynamics.interventions.random_subspace import RandomSubspaceCallback
     from lightning_dynamics.publishing import LocalReport
-    from lightning_dynamics.subspace import IntrinsicDimension, RandomSubspaceCallback, intrinsic_dimension
-    from lightning_dynamics.vog import DifficultySampler, VoGCallback, VoGResult
+    from lightning_dynamics.studies.intrinsic_dimension import IntrinsicDimension, intrinsic_dimension
 
 __version__ = "0.1.0"
 
+_NAMES = {
+    "analyses.callback": ("AnalysisCallback",),
+    "analyses.cka": ("CKACallback", "CKAResult"),
+    "analyses.critical_points": ("CriticalPointsCallback", "CriticalPointsResult"),
+    "analyses.curvature": ("CurvatureCallback", "CurvatureResult"),
+    "analyses.fingerprint": ("FingerprintCallback", "compare_fingerprints"),
+    "analyses.landscape": ("LandscapeCallback", "LandscapeResult"),
+    "analyses.loss_contribution": ("LossContributionCallback", "LossContributionResult"),
+    "analyses.vog": ("VoGCallback", "VoGResult"),
+    "core.lightning": ("ConfigurationError",),
+    "interventions.difficulty_sampler": ("DifficultySampler",),
+    "interventions.random_subspace": ("RandomSubspaceCallback",),
+    "publishing": ("LocalReport",),
+    "studies.intrinsic_dimension": ("IntrinsicDimension", "intrinsic_dimension"),
+}
+_MODULES = {
+    "cka": "analyses.cka",
+    "critical_points": "analyses.critical_points",
+    "curvature": "analyses.curvature",
+    "data": "data",
+    "fingerprint": "analyses.fingerprint",
+    "landscape": "analyses.landscape",
+    "loss_contribution": "analyses.loss_contribution",
+    "nn": "nn",
+    "problems": "data.problems",
+    "publishing": "publishing",
+    "random_subspace": "interventions.random_subspace",
+    "vog": "analyses.vog",
+}
+
+# No modules: `from lightning_dynamics import *` must not replace torch's `nn`, or somebody's `data`.
 __all__ = [
     "AnalysisCallback",
     "CKACallback",
@@ -42,38 +91,21 @@ __all__ = [
     "VoGCallback",
     "VoGResult",
     "compare_fingerprints",
-    "datasets",
     "intrinsic_dimension",
-    "nn",
-    "problems",
 ]
-
-_ROOMS = {
-    "cka": ("CKACallback", "CKAResult"),
-    "core.callback": ("AnalysisCallback",),
-    "core.lightning": ("ConfigurationError",),
-    "critical_points": ("CriticalPointsCallback", "CriticalPointsResult"),
-    "curvature": ("CurvatureCallback", "CurvatureResult"),
-    "fingerprint": ("FingerprintCallback", "compare_fingerprints"),
-    "landscape": ("LandscapeCallback", "LandscapeResult"),
-    "loss_contribution": ("LossContributionCallback", "LossContributionResult"),
-    "publishing": ("LocalReport",),
-    "subspace": ("IntrinsicDimension", "RandomSubspaceCallback", "intrinsic_dimension"),
-    "vog": ("DifficultySampler", "VoGCallback", "VoGResult"),
-}
 
 
 def __getattr__(name: str) -> Any:
-    """A room is entered when something of it is asked for: who wants one callback does not wait for all of them."""
-    for room, names in _ROOMS.items():
+    """Import a module when something in it is asked for: who wants one callback does not wait for all of them."""
+    if name in _MODULES:
+        return import_module(f"{__name__}.{_MODULES[name]}")
+    for module, names in _NAMES.items():
         if name in names:
-            value = getattr(import_module(f"{__name__}.{room}"), name)
+            value = getattr(import_module(f"{__name__}.{module}"), name)
             globals()[name] = value
             return value
-    if name in ("datasets", "nn", "problems"):
-        return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})

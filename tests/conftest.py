@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_dynamics.panels.drawing import raycast
+from lightning_dynamics.figures import raycast
 
 torch.set_num_threads(1)
 

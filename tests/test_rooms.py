@@ -1,10 +1,12 @@
-"""The rules of the rooms: who may import whom, and what importing the package costs."""
+"""The rules of the shelves: who may import whom, and what importing the package costs."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from functools import lru_cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,66 +14,103 @@ import pytest
 import lightning_dynamics
 
 PACKAGE = Path(lightning_dynamics.__file__).parent
-ROOMS = {"core", "panels", "publishing"}
-ANALYSES = {folder.name for folder in PACKAGE.iterdir() if (folder / "callback.py").is_file()} - ROOMS
+FILES = sorted(PACKAGE.rglob("*.py"))
+ANALYSES = {folder.name for folder in (PACKAGE / "analyses").iterdir() if (folder / "callback.py").is_file()}
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 SLOW = {"wandb", "matplotlib", "PIL", "jinja2", "tensorboard", "sklearn", "plotly"}
+BELOW = {
+    "core": (),
+    "panels": ("core",),
+    "figures": ("core", "panels"),
+    "publishing": ("core", "panels", "figures"),
+    "nn": ("core",),
+    "data": ("core", "panels", "figures", "nn"),
+    "analyses": ("core", "panels", "figures", "publishing", "nn", "data"),
+    "interventions": ("core", "panels", "figures", "publishing", "nn", "data", "analyses"),
+    "studies": ("core", "panels", "figures", "publishing", "nn", "data", "analyses", "interventions"),
+}
+"""What each shelf may import, beside itself."""
 
 
-def imports(path: Path, *, at_top: bool = False) -> set[str]:
-    """Modules that a file imports, dotted; with ``at_top``, only those imported when the file is."""
+@lru_cache(maxsize=1000)
+def imports(path: Path, *, at_top: bool = False, for_types: bool = False) -> frozenset[str]:
+    """Modules that a file imports, dotted; ``at_top``: when it is imported; ``for_types``: also for annotations."""
     tree = ast.parse(path.read_text())
-    typing_only = {
-        id(node)
-        for branch in ast.walk(tree)
-        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.dump(branch.test)
-        for node in ast.walk(branch)
-    }
-    inside = {
-        id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
-    }
+    left_out = set()
+    for node in ast.walk(tree):
+        typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) and not for_types
+        if typing_only or (at_top and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+            left_out |= {id(inner) for inner in ast.walk(node)}
     found = set()
     for node in ast.walk(tree):
-        if id(node) in typing_only or (at_top and id(node) in inside):
+        if id(node) in left_out:
             continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
-def files(*rooms: str) -> list[Path]:
-    return sorted(path for room in rooms for path in (PACKAGE / room).rglob("*.py"))
+def files(*shelves: str) -> list[Path]:
+    return sorted(path for shelf in shelves for path in (PACKAGE / shelf).rglob("*.py"))
 
 
-def ours(path: Path, room: str) -> set[str]:
-    return {name for name in imports(path) if name.startswith(f"lightning_dynamics.{room}")}
+def short(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
 
 
-def roots(names: set[str]) -> set[str]:
+def roots(names: frozenset[str]) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-def test_there_is_something_to_check() -> None:
-    assert "cka" in ANALYSES and len(files("core", "panels", "publishing")) > 15
+def file_of(name: str) -> Path | None:
+    """The file of ours that an imported name comes from."""
+    parts = name.split(".")[1:]
+    for end in range(len(parts), -1, -1):
+        place = PACKAGE.joinpath(*parts[:end])
+        for path in (place.with_suffix(".py"), place / "__init__.py"):
+            if end and path.is_file():
+                return path
+    return None
 
 
-@pytest.mark.parametrize("path", files("core", "publishing", "panels"), ids=str)
-def test_the_ground_knows_no_analysis(path: Path) -> None:
-    assert not any(ours(path, analysis) for analysis in ANALYSES)
+def test_every_folder_is_a_shelf() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(BELOW)
+    assert len(ANALYSES) >= 7 and len(FILES) > 150
 
 
-@pytest.mark.parametrize("path", files("panels"), ids=str)
-def test_panels_know_no_logger_and_no_lightning(path: Path) -> None:
-    assert not roots(imports(path)) & (LIGHTNING | {"wandb", "tensorboard", "torch"})
-    assert not ours(path, "publishing") and not ours(path, "core")
+@pytest.mark.parametrize("shelf", BELOW)
+def test_arrows_point_down(shelf: str) -> None:
+    allowed = {shelf, *BELOW[shelf]}
+    for path in files(shelf):
+        for name in imports(path, for_types=True):
+            if name.startswith("lightning_dynamics."):
+                assert name.split(".")[1] in allowed, f"{short(path)} imports {name}"
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("estimator.py")), ids=str)
+def test_no_circles_between_files() -> None:
+    """Imports for annotations and inside functions count, too: two files that need each other are one."""
+    graph: dict[str, set[str]] = {}
+    for path in FILES:
+        ours = {name for name in imports(path, for_types=True) if name.startswith("lightning_dynamics.")}
+        targets = {file_of(name) for name in ours}
+        graph[short(path)] = {short(target) for target in targets if target is not None and target != path}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("shelf", ["panels", "figures"])
+def test_pictures_know_no_logger_and_no_lightning(shelf: str) -> None:
+    for path in files(shelf):
+        assert not roots(imports(path)) & (LIGHTNING | {"wandb", "tensorboard"}), short(path)
+    assert not any("torch" in roots(imports(path)) for path in files("panels"))
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name == "estimator.py"], ids=short)
 def test_estimators_import_torch_alone(path: Path) -> None:
     allowed = {"torch"} | set(sys.stdlib_module_names)
     assert roots(imports(path) - {"lightning_dynamics.core.precision.full_precision"}) <= allowed
@@ -80,19 +119,20 @@ def test_estimators_import_torch_alone(path: Path) -> None:
 
 @pytest.mark.parametrize("analysis", sorted(ANALYSES))
 def test_an_analysis_uses_no_other_ones_callback(analysis: str) -> None:
-    for path in files(analysis):
-        assert not any(ours(path, f"{other}.callback") for other in ANALYSES - {analysis}), path
+    others = tuple(f"lightning_dynamics.analyses.{other}.callback" for other in ANALYSES - {analysis})
+    for path in files(f"analyses/{analysis}"):
+        assert not any(name.startswith(others) for name in imports(path)), short(path)
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=str)
-def test_slow_things_are_imported_where_they_are_used(path: Path) -> None:
-    assert not roots(imports(path, at_top=True)) & SLOW
+def test_slow_things_are_imported_where_they_are_used() -> None:
+    for path in FILES:
+        assert not roots(imports(path, at_top=True)) & SLOW, short(path)
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=str)
-def test_lightning_is_met_in_one_place(path: Path) -> None:
-    if path != PACKAGE / "core" / "lightning.py":
-        assert not roots(imports(path)) & LIGHTNING
+def test_lightning_is_met_in_one_place() -> None:
+    for path in FILES:
+        if path != PACKAGE / "core" / "lightning.py":
+            assert not roots(imports(path)) & LIGHTNING, short(path)
 
 
 def test_importing_the_package_is_cheap() -> None:
@@ -111,15 +151,24 @@ def test_the_version_is_the_distributions() -> None:
 
 
 def test_every_public_name_is_found_and_no_other() -> None:
-    for name in lightning_dynamics.__all__:
+    for name in (*lightning_dynamics.__all__, *lightning_dynamics._MODULES):
         assert getattr(lightning_dynamics, name) is not None and name in dir(lightning_dynamics)
-    named = {name for names in lightning_dynamics._ROOMS.values() for name in names}
-    assert named | {"datasets", "nn", "problems"} == set(lightning_dynamics.__all__)
+    named = {name for names in lightning_dynamics._NAMES.values() for name in names}
+    assert named == set(lightning_dynamics.__all__)
+    assert set(lightning_dynamics._MODULES) >= ANALYSES
     with pytest.raises(AttributeError, match="no_such_callback"):
         getattr(lightning_dynamics, "no_such_callback")  # noqa: B009
 
 
-def test_importing_the_package_enters_no_room() -> None:
+def test_a_star_import_replaces_nothing_of_torch() -> None:
+    from torch import nn
+
+    names: dict[str, object] = {"nn": nn}
+    exec("from lightning_dynamics import *", names)
+    assert names["nn"] is nn and "CKACallback" in names
+
+
+def test_importing_the_package_imports_no_shelf() -> None:
     code = "import lightning_dynamics, sys; print(*(m for m in sys.modules if m.startswith('lightning_dynamics')))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert loaded == ["lightning_dynamics"]

@@ -39,7 +39,7 @@ def require_whole_model(trainer: Trainer) -> None:
         )
 
 
-class CommonFailure(Exception):
+class CollectiveFailure(Exception):
     """Work that all processes do together failed, and every one of them knows.
 
     Args:
@@ -71,11 +71,11 @@ class Ranks:
         """The processes of a Trainer."""
         return cls(trainer.global_rank, trainer.world_size, trainer.strategy.root_device)
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
+    def shard(self, items: Sequence[T]) -> Sequence[T]:
         """This rank's disjoint share of a list that is the same on every rank."""
         return items[self.rank :: self.size]
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in the tensor's own dtype and where it lay; with one, the tensor itself."""
         if self.size == 1:
             return tensor
@@ -83,7 +83,7 @@ class Ranks:
         dist.all_reduce(total)
         return total.to(tensor.device)
 
-    def handed_round(self, tensor: Tensor, owner: int) -> Tensor:
+    def broadcast(self, tensor: Tensor, owner: int) -> Tensor:
         """The owner's tensor, in every process; the others give one of the same shape and dtype, to be filled."""
         if self.size == 1:
             return tensor
@@ -91,7 +91,7 @@ class Ranks:
         dist.broadcast(shared, src=owner)
         return shared.to(tensor.device)
 
-    def from_first(self, value: T | None) -> T:
+    def broadcast_object(self, value: T | None) -> T:
         """Rank zero's value, in every process: tensors on the CPU, plain values, and classes of them."""
         box = [value if self.rank == 0 else None]
         if self.size > 1:
@@ -100,16 +100,16 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set in any process."""
-        return flag if self.size == 1 else bool(self.sum(torch.tensor([float(flag)], dtype=torch.float32)) > 0)
+        return flag if self.size == 1 else bool(self.all_reduce(torch.tensor([float(flag)], dtype=torch.float32)) > 0)
 
-    def together(self, work: Callable[[], T]) -> T:
+    def run_checked(self, work: Callable[[], T]) -> T:
         """Do this process's own work, and go on only if it went well in all of them.
 
         What exchanges tensors in the midst of a measurement does the work before each exchange in here: then no
         process waits for one that has failed.
 
         Raises:
-            CommonFailure: in every process, if the work failed in any.
+            CollectiveFailure: in every process, if the work failed in any.
         """
         error: Exception | None = None
         try:
@@ -117,10 +117,10 @@ class Ranks:
         except Exception as caught:
             error = caught
         if self.any(error is not None):
-            raise CommonFailure(error) from error
+            raise CollectiveFailure(error) from error
         return done
 
-    def adopt_buffers(self, module: nn.Module) -> None:
+    def synchronize_buffers(self, module: nn.Module) -> None:
         """Give every process's module rank zero's buffers: those that a checkpoint would hold.
 
         Under DDP, running statistics follow each process's own data between one forward pass and the next.
@@ -128,4 +128,4 @@ class Ranks:
         if self.size > 1:
             for buffer in module.buffers():
                 if buffer.numel():
-                    buffer.data.copy_(self.handed_round(buffer, owner=0))
+                    buffer.data.copy_(self.broadcast(buffer, owner=0))

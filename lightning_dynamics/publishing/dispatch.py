@@ -9,7 +9,7 @@ from functools import singledispatch
 from typing import Any
 
 from lightning_dynamics.core.lightning import both
-from lightning_dynamics.core.result import Result
+from lightning_dynamics.figures.result import Result
 from lightning_dynamics.panels import Panels, Scalar
 
 
@@ -19,7 +19,7 @@ class Event:
 
     Args:
         group: the analysis, e.g. ``"cka"``; also the prefix of every panel's key.
-        epoch: as in :class:`~lightning_dynamics.core.result.Result`.
+        epoch: as in :class:`~lightning_dynamics.figures.result.Result`.
         step: likewise; the loggers' x-axis.
         panels: key to panel; each key begins with ``"{group}/"``.
         result: the raw numbers behind the panels, if this event has new ones.

@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
 
-from lightning_dynamics.core.distributed import CommonFailure, Ranks, require_whole_model
+from lightning_dynamics.core.distributed import CollectiveFailure, Ranks, require_whole_model
 from lightning_dynamics.core.lightning import ConfigurationError
 
 
@@ -63,7 +63,7 @@ def test_whole_models_pass(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("size", "count"), list(itertools.product([1, 2, 3, 5], [0, 1, 2, 7])))
 def test_shares_are_disjoint_complete_and_in_order(size: int, count: int) -> None:
-    shares = [list(Ranks(rank, size).share(range(count))) for rank in range(size)]
+    shares = [list(Ranks(rank, size).shard(range(count))) for rank in range(size)]
     assert sorted(itertools.chain(*shares)) == list(range(count))
     assert all(share == sorted(share) for share in shares)
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
@@ -72,7 +72,7 @@ def test_shares_are_disjoint_complete_and_in_order(size: int, count: int) -> Non
 def test_one_process_needs_no_process_group() -> None:
     assert not dist.is_initialized()
     tensor = torch.tensor([1.0, 2.0], dtype=torch.float64)
-    assert torch.equal(Ranks().sum(tensor), tensor)
+    assert torch.equal(Ranks().all_reduce(tensor), tensor)
     assert Ranks().any(True) is True and Ranks().any(False) is False
 
 
@@ -87,14 +87,14 @@ def _in_two_processes(rank: int, folder: str) -> None:
     own = torch.tensor([[1.0, 2.0]], dtype=torch.float64) * (rank + 1)
     column = torch.arange(6.0).view(2, 3).t() + rank  # not contiguous
     found = {
-        "sum": ranks.sum(own),
-        "exact": ranks.sum(torch.tensor(2.0**-40 if rank else 1.0, dtype=torch.float64)),
-        "whole": ranks.sum(torch.tensor([2**40 + rank])),
-        "column": ranks.sum(column),
+        "sum": ranks.all_reduce(own),
+        "exact": ranks.all_reduce(torch.tensor(2.0**-40 if rank else 1.0, dtype=torch.float64)),
+        "whole": ranks.all_reduce(torch.tensor([2**40 + rank])),
+        "column": ranks.all_reduce(column),
         "own": own,
-        "empty": ranks.sum(torch.zeros(0, 3)),
+        "empty": ranks.all_reduce(torch.zeros(0, 3)),
         "any": [ranks.any(rank == 1), ranks.any(rank == 0), ranks.any(False), ranks.any(True)],
-        "grad": ranks.sum(torch.ones(1, requires_grad=True)).requires_grad,
+        "grad": ranks.all_reduce(torch.ones(1, requires_grad=True)).requires_grad,
     }
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -116,21 +116,21 @@ def test_two_processes(tmp_path: Path) -> None:
 
 
 def test_alone_together() -> None:
-    assert Ranks().together(lambda: 7) == 7
+    assert Ranks().run_checked(lambda: 7) == 7
     own = ValueError("mine")
 
     def fails() -> None:
         raise own
 
-    with pytest.raises(CommonFailure, match="mine") as caught:
-        Ranks().together(fails)
+    with pytest.raises(CollectiveFailure, match="mine") as caught:
+        Ranks().run_checked(fails)
     assert caught.value.own is own and caught.value.__cause__ is own
 
 
 def test_alone_buffers_are_the_own() -> None:
     module = nn.BatchNorm1d(2)
     module.running_mean.fill_(3)
-    Ranks().adopt_buffers(module)
+    Ranks().synchronize_buffers(module)
     assert module.running_mean.tolist() == [3, 3]
 
 
@@ -150,7 +150,7 @@ class Buffers(nn.Module):
 def _agree_in_two_processes(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     ranks = Ranks(rank, 2)
-    found: dict[str, Any] = {"done": ranks.together(lambda: rank)}
+    found: dict[str, Any] = {"done": ranks.run_checked(lambda: rank)}
 
     def fails() -> int:
         if rank == 1:
@@ -159,12 +159,12 @@ def _agree_in_two_processes(rank: int, folder: str) -> None:
 
     for name, work in (("one", fails), ("both", lambda: 1 / 0)):
         try:
-            ranks.together(work)
-        except CommonFailure as error:
+            ranks.run_checked(work)
+        except CollectiveFailure as error:
             found[name] = (str(error), type(error.own).__name__)
     module = Buffers(rank)
     places = [buffer.data_ptr() for buffer in module.buffers()]
-    ranks.adopt_buffers(module)
+    ranks.synchronize_buffers(module)
     assert places == [buffer.data_ptr() for buffer in module.buffers()]
     found["buffers"] = {name: buffer.clone() for name, buffer in module.named_buffers()}
     torch.save(found, f"{folder}/{rank}.pt")

@@ -153,7 +153,7 @@ def test_shares_of_several_processes_make_up_the_whole(size: int) -> None:
     numbers: list[int] = []
     for rank in range(size):
         own = plain_probe(Noisy(), 9)
-        for number in Ranks(rank, size).share(range(len(own.batches))):
+        for number in Ranks(rank, size).shard(range(len(own.batches))):
             numbers.append(number)
             assert torch.equal(own.batch(number).data, whole[number]), "augmented alike whoever reads it"
     assert sorted(numbers) == list(range(len(whole)))

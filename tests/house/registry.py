@@ -18,7 +18,7 @@ from lightning_dynamics import (
 
 
 @dataclass(frozen=True)
-class Tenant:
+class Case:
     """A callback under the house rules.
 
     Args:
@@ -133,8 +133,8 @@ _ANYWHERE: tuple[tuple[dict[str, Any], str], ...] = (
 )
 """Complaints that every analysis owes its users."""
 
-TENANTS = {
-    "cka": Tenant(
+CASES = {
+    "cka": Case(
         make=_cka,
         keys=("similarity", "without_first_pc", "first_pc", "first_pc_cosine", "values", "mean_off_diagonal"),
         bad=_ANYWHERE
@@ -155,13 +155,13 @@ TENANTS = {
         ),
         yaml={"layers": ["conv*", "Linear"], "kernel": "rbf", "reduction": "mean", "every_n_train_steps": 3},
     ),
-    "cka to initialization": Tenant(
+    "cka to initialization": Case(
         make=_cka_to_initialization,
         keys=("similarity", "values", "similarity_to/initialization"),
         bad=_ANYWHERE,
         yaml={"compare_to": "previous", "num_examples": 16},
     ),
-    "loss contribution": Tenant(
+    "loss contribution": Case(
         make=_loss_contribution,
         keys=(
             "cumulative",
@@ -191,13 +191,13 @@ TENANTS = {
         ),
         yaml={"rule": "trapezoid", "batchnorm": "frozen", "every_n_train_steps": 2, "loss_fn": None},
     ),
-    "loss contribution by class": Tenant(
+    "loss contribution by class": Case(
         make=_loss_contribution_by_class,
         keys=("cumulative", "classes", "classes_by_layer", "difference", "values", "class/0"),
         bad=_ANYWHERE,
         yaml={"batchnorm": "attributed", "every_n_train_steps": None, "per_parameter": False},
     ),
-    "vog": Tenant(
+    "vog": Case(
         make=_vog,
         keys=(
             "examples/all",
@@ -238,14 +238,14 @@ TENANTS = {
         yaml={"every_n_train_steps": 1, "windows": {"late": {"steps": [2, None]}}, "class_names": ["a", "b", "c"]},
         fewest_events=2,
     ),
-    "vog without labels": Tenant(
+    "vog without labels": Case(
         make=_vog_without_labels,
         keys=("histogram", "classes", "values", "mean/all"),
         bad=_ANYWHERE,
         yaml={"every_n_train_steps": 2, "target": "prediction", "attribution": "integrated_gradients"},
         fewest_events=2,
     ),
-    "landscape": Tenant(
+    "landscape": Case(
         make=_landscape,
         keys=("contour", "surface", "values"),
         bad=_ANYWHERE
@@ -280,25 +280,25 @@ TENANTS = {
         ),
         yaml={"resolution": 3, "normalize": "layer", "parameters": ["conv.*", "head.*"], "trajectory": True},
     ),
-    "landscape with a trajectory": Tenant(
+    "landscape with a trajectory": Case(
         make=_landscape_with_trajectory,
         keys=("contour", "surface", "trajectory", "values"),
         bad=_ANYWHERE,
         yaml={"directions": "pca", "resolution": [2, 3], "every_n_epochs": 2},
     ),
-    "landscape along a line": Tenant(
+    "landscape along a line": Case(
         make=_landscape_along_a_line,
         keys=("line", "values"),
         bad=_ANYWHERE,
         yaml={"points": ["current", "initialization"], "quantities": ["accuracy"]},
     ),
-    "landscape of the hessian": Tenant(
+    "landscape of the hessian": Case(
         make=_landscape_of_the_hessian,
         keys=("contour", "surface", "non_convexity", "values"),
         bad=_ANYWHERE,
         yaml={"directions": "gradient", "resolution": 3, "span": 0.1},
     ),
-    "curvature": Tenant(
+    "curvature": Case(
         make=_curvature,
         keys=(
             "spectrum",
@@ -334,7 +334,7 @@ TENANTS = {
         ),
         yaml={"parameters": ["head.*"], "max_iterations": 6, "trace_samples": 0, "every_n_train_steps": 2},
     ),
-    "critical points": Tenant(
+    "critical points": Case(
         make=_critical_points,
         keys=(
             "index_against_loss",
@@ -367,7 +367,7 @@ TENANTS = {
         ),
         yaml={"parameters": ["head.bias"], "max_iterations": 3, "tolerance": 1e-12, "snapshot_every_n_steps": 2},
     ),
-    "critical points of the head": Tenant(
+    "critical points of the head": Case(
         make=_critical_points_of_the_head,
         keys=("index_against_loss", "convergence", "values", "unfinished"),
         bad=_ANYWHERE,

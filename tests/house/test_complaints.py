@@ -10,20 +10,20 @@ import pytest
 
 from lightning_dynamics import ConfigurationError
 from tests.house.models import Convnet, loaders
-from tests.house.registry import TENANTS
+from tests.house.registry import CASES
 from tests.house.training import PACKAGES, Recorder, train, trainer
 
-BAD = [(tenant, arguments, word) for tenant, entry in TENANTS.items() for arguments, word in entry.bad]
+BAD = [(case, arguments, word) for case, entry in CASES.items() for arguments, word in entry.bad]
 
 
-@pytest.mark.parametrize(("tenant", "arguments", "word"), BAD, ids=[f"{t}-{a}" for t, a, _ in BAD])
+@pytest.mark.parametrize(("case", "arguments", "word"), BAD, ids=[f"{t}-{a}" for t, a, _ in BAD])
 def test_bad_arguments_are_refused_before_training(
-    tenant: str, arguments: dict[str, Any], word: str, tmp_path: Path
+    case: str, arguments: dict[str, Any], word: str, tmp_path: Path
 ) -> None:
     model = Convnet()
     with warnings.catch_warnings(), pytest.raises(ConfigurationError, match=word):
         warnings.simplefilter("ignore")
-        callback = TENANTS[tenant].make(**arguments | {"on_error": arguments.get("on_error", "warn")})
+        callback = CASES[case].make(**arguments | {"on_error": arguments.get("on_error", "warn")})
         trainer(tmp_path, [callback]).fit(model, **loaders())
     assert not model.losses, "a training step was taken before the error"
 
@@ -34,10 +34,10 @@ def test_the_error_is_what_either_lightning_calls_a_misconfiguration() -> None:
     assert issubclass(ConfigurationError, ValueError)
 
 
-@pytest.mark.parametrize("tenant", TENANTS)
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("part", ["prepare", "measure", "combine", "panels", "film"])
-def test_a_failing_analysis_warns_once(tenant: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    callback = TENANTS[tenant].make(every_n_train_steps=3, on_error="warn")
+def test_a_failing_analysis_warns_once(case: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    callback = CASES[case].make(every_n_train_steps=3, on_error="warn")
 
     def fails(*_: Any) -> Any:
         raise RuntimeError("broken on purpose")
@@ -52,10 +52,10 @@ def test_a_failing_analysis_warns_once(tenant: str, part: str, tmp_path: Path, m
     assert len(model.losses) == 8
 
 
-@pytest.mark.parametrize("tenant", TENANTS)
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("part", ["prepare", "measure", "combine", "panels", "film"])
-def test_on_error_raise_ends_training(tenant: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    callback = TENANTS[tenant].make(on_error="raise")
+def test_on_error_raise_ends_training(case: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    callback = CASES[case].make(on_error="raise")
 
     def fails(*_: Any) -> Any:
         raise RuntimeError("broken on purpose")
@@ -66,20 +66,20 @@ def test_on_error_raise_ends_training(tenant: str, part: str, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("strategy", ["FSDPStrategy", "ModelParallelStrategy"])
-@pytest.mark.parametrize("tenant", TENANTS)
+@pytest.mark.parametrize("case", CASES)
 def test_sharded_strategies_are_refused_at_setup(
-    tenant: str, strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trainer(tmp_path, [])
     monkeypatch.setattr(run.strategy, "__class__", type(strategy, (type(run.strategy),), {}))
     with pytest.raises(ConfigurationError, match=strategy):
-        TENANTS[tenant].make().setup(run, Convnet(), "fit")
+        CASES[case].make().setup(run, Convnet(), "fit")
 
 
-@pytest.mark.parametrize("tenant", TENANTS)
-def test_diverged_training_is_no_failure(tenant: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_diverged_training_is_no_failure(case: str, tmp_path: Path) -> None:
     """Weights of NaN give a result of NaN, not an error."""
-    callback = TENANTS[tenant].make(on_error="raise")
+    callback = CASES[case].make(on_error="raise")
     model = Convnet()
     step = model.training_step
     model.training_step = lambda batch, batch_idx: step(batch, batch_idx) * float("nan")  # type: ignore[method-assign]

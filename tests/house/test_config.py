@@ -13,7 +13,7 @@ import yaml
 from torch.utils.data import DataLoader
 
 from tests.house.models import Convnet, NoisyImages, TwoOptimizers, loaders
-from tests.house.registry import TENANTS
+from tests.house.registry import CASES
 from tests.house.training import PACKAGES, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -43,21 +43,21 @@ def module_for(package: Any) -> Any:
     return Net
 
 
-@pytest.mark.parametrize("tenant", TENANTS)
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("package", PACKAGES)
-def test_trainers_of_both_packages(tenant: str, package: str, tmp_path: Path) -> None:
-    callback = TENANTS[tenant].make()
+def test_trainers_of_both_packages(case: str, package: str, tmp_path: Path) -> None:
+    callback = CASES[case].make()
     trainer(tmp_path, [callback], package=PACKAGES[package]).fit(module_for(PACKAGES[package])())
     assert (callback.last_result.epoch, callback.last_result.step) == (1, 8)
 
 
-@pytest.mark.parametrize("tenant", TENANTS)
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("package", PACKAGES)
-def test_lightning_cli_round_trip(tenant: str, package: str, tmp_path: Path) -> None:
+def test_lightning_cli_round_trip(case: str, package: str, tmp_path: Path) -> None:
     """Configured from YAML, and the configuration that the CLI writes back configures the same callback."""
     cli = importlib.import_module(f"{PACKAGES[package].__name__}.cli").LightningCLI
-    cls = type(TENANTS[tenant].make())
-    arguments = {"num_examples": 16, "batch_size": 8, "on_error": "raise"} | TENANTS[tenant].yaml
+    cls = type(CASES[case].make())
+    arguments = {"num_examples": 16, "batch_size": 8, "on_error": "raise"} | CASES[case].yaml
     config: dict[str, Any] = {
         "trainer": {
             "max_epochs": 1,
@@ -82,19 +82,19 @@ def test_lightning_cli_round_trip(tenant: str, package: str, tmp_path: Path) -> 
         config = {"trainer": config["trainer"]}
 
 
-@pytest.mark.parametrize("tenant", TENANTS)
-def test_fast_dev_run_and_sanity_checking(tenant: str, tmp_path: Path) -> None:
-    callback = TENANTS[tenant].make()
+@pytest.mark.parametrize("case", CASES)
+def test_fast_dev_run_and_sanity_checking(case: str, tmp_path: Path) -> None:
+    callback = CASES[case].make()
     trainer(tmp_path, [callback], fast_dev_run=True, logger=True).fit(Convnet(), **loaders())
     assert callback.last_result.step == 1
-    callback = TENANTS[tenant].make(at_start=True)
+    callback = CASES[case].make(at_start=True)
     trainer(tmp_path, [callback], num_sanity_val_steps=2, max_epochs=1).fit(Convnet(), **loaders())
     assert [result.step for result in callback.results][:1] == [0]
 
 
-@pytest.mark.parametrize("tenant", TENANTS)
-def test_a_second_fit_goes_on_and_another_model_starts_anew(tenant: str, tmp_path: Path) -> None:
-    callback = TENANTS[tenant].make(every_n_train_steps=None)
+@pytest.mark.parametrize("case", CASES)
+def test_a_second_fit_goes_on_and_another_model_starts_anew(case: str, tmp_path: Path) -> None:
+    callback = CASES[case].make(every_n_train_steps=None)
     run = trainer(tmp_path, [callback], max_epochs=1)
     model = Convnet()
     run.fit(model, **loaders())
@@ -107,29 +107,29 @@ def test_a_second_fit_goes_on_and_another_model_starts_anew(tenant: str, tmp_pat
     assert callback.last_result.step == 4 and len(callback.results) == before
 
 
-@pytest.mark.parametrize("tenant", TENANTS)
-def test_validate_test_and_predict_are_left_alone(tenant: str, tmp_path: Path) -> None:
-    callback = TENANTS[tenant].make()
+@pytest.mark.parametrize("case", CASES)
+def test_validate_test_and_predict_are_left_alone(case: str, tmp_path: Path) -> None:
+    callback = CASES[case].make()
     trainer(tmp_path, [callback]).validate(Convnet(), DataLoader(NoisyImages(), 8), verbose=False)
     assert callback.last_result is None
 
 
-@pytest.mark.parametrize("tenant", TENANTS)
-def test_manual_optimisation_counts_batches(tenant: str, tmp_path: Path) -> None:
-    callback = TENANTS[tenant].make(every_n_epochs=None, every_n_train_steps=3, at_end=False)
+@pytest.mark.parametrize("case", CASES)
+def test_manual_optimisation_counts_batches(case: str, tmp_path: Path) -> None:
+    callback = CASES[case].make(every_n_epochs=None, every_n_train_steps=3, at_end=False)
     trainer(tmp_path, [callback]).fit(TwoOptimizers(), **loaders())
     assert [result.step for result in callback.results if result.step] == [3, 6]
 
 
-@pytest.mark.parametrize("tenant", TENANTS)
-def test_accumulated_batches_are_one_step(tenant: str, tmp_path: Path) -> None:
-    callback = TENANTS[tenant].make(every_n_epochs=None, every_n_train_steps=1, at_end=False)
+@pytest.mark.parametrize("case", CASES)
+def test_accumulated_batches_are_one_step(case: str, tmp_path: Path) -> None:
+    callback = CASES[case].make(every_n_epochs=None, every_n_train_steps=1, at_end=False)
     trainer(tmp_path, [callback], accumulate_grad_batches=2).fit(Convnet(), **loaders())
     assert [result.step for result in callback.results if result.step] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("tenant", TENANTS)
-def test_compiled_submodules(tenant: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_compiled_submodules(case: str, tmp_path: Path) -> None:
     """Names are the user's, hooks fire, and training is not compiled a second time."""
     import torch._dynamo as dynamo
 
@@ -141,7 +141,7 @@ def test_compiled_submodules(tenant: str, tmp_path: Path) -> None:
         trainer(tmp_path, callbacks).fit(model)
         return dynamo.utils.counters["stats"]["unique_graphs"]
 
-    callback = TENANTS[tenant].make(every_n_train_steps=1)
+    callback = CASES[case].make(every_n_train_steps=1)
     assert compilations([]) == compilations([callback]) > 0
     assert "_orig_mod" not in str(callback.last_result.to_state())
     assert callback.last_result.step == 8

@@ -16,7 +16,7 @@ import torch
 
 from lightning_dynamics import LocalReport
 from tests.house.models import Convnet, loaders
-from tests.house.registry import TENANTS
+from tests.house.registry import CASES
 from tests.house.training import trainer
 
 TWO = {"strategy": "ddp_fork", "devices": 2}
@@ -54,11 +54,11 @@ def fit(folder: Path, callback: Any, **options: Any) -> None:
     trainer(folder, [callback, SavesResults(callback, folder)], **options).fit(NoLearning(), **loaders())
 
 
-@pytest.mark.parametrize("tenant", TENANTS)
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("num_examples", [24, 8], ids=["odd number of minibatches", "a rank without work"])
-def test_two_processes_equal_one(tenant: str, num_examples: int, tmp_path: Path) -> None:
+def test_two_processes_equal_one(case: str, num_examples: int, tmp_path: Path) -> None:
     for options in ({}, TWO):
-        fit(tmp_path, TENANTS[tenant].make(num_examples=num_examples, at_start=True), **options)
+        fit(tmp_path, CASES[case].make(num_examples=num_examples, at_start=True), **options)
     one, first, second = (torch.load(tmp_path / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
     assert len(one) >= 2
     # The same events but for their steps: two processes take half as many.
@@ -84,33 +84,33 @@ class FailsOnRankOne:
     def __init__(self, callback: Any) -> None:
         self.measure = callback.measure
 
-    def __call__(self, occasion: Any) -> Any:
-        if occasion.ranks.rank == 1:
+    def __call__(self, context: Any) -> Any:
+        if context.ranks.rank == 1:
             raise RuntimeError("broken on rank one")
-        return self.measure(occasion)
+        return self.measure(context)
 
 
-@pytest.mark.parametrize("tenant", TENANTS)
+@pytest.mark.parametrize("case", CASES)
 def test_one_failing_process_does_not_hang_the_other(
-    tenant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    callback = TENANTS[tenant].make(on_error="warn")
+    callback = CASES[case].make(on_error="warn")
     monkeypatch.setattr(callback, "measure", FailsOnRankOne(callback))
     fit(tmp_path, callback, **TWO)
     assert torch.load(tmp_path / "2-0.pt") == torch.load(tmp_path / "2-1.pt") == []
 
 
-@pytest.mark.parametrize("tenant", TENANTS)
-def test_on_error_raise_ends_every_process(tenant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    callback = TENANTS[tenant].make(on_error="raise")
+@pytest.mark.parametrize("case", CASES)
+def test_on_error_raise_ends_every_process(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    callback = CASES[case].make(on_error="raise")
     monkeypatch.setattr(callback, "measure", FailsOnRankOne(callback))
     with warnings.catch_warnings(), pytest.raises(Exception, match="broken on rank one|another process"):
         fit(tmp_path, callback, **TWO)
 
 
-@pytest.mark.parametrize("tenant", TENANTS)
-def test_rank_zero_publishes_each_event_once(tenant: str, tmp_path: Path) -> None:
-    callback = TENANTS[tenant].make()
+@pytest.mark.parametrize("case", CASES)
+def test_rank_zero_publishes_each_event_once(case: str, tmp_path: Path) -> None:
+    callback = CASES[case].make()
     fit(tmp_path, callback, logger=LocalReport(save_dir=str(tmp_path), name="report"), **TWO)
     (version,) = (tmp_path / "report").iterdir()
     results = torch.load(tmp_path / "2-0.pt")
@@ -127,21 +127,21 @@ def test_ddp_from_a_script(tmp_path: Path) -> None:
             f"""
             from pathlib import Path
             import torch
-            from tests.house.registry import TENANTS
+            from tests.house.registry import CASES
             from tests.house.test_ddp import fit
 
             if __name__ == "__main__":
-                for number, tenant in enumerate(TENANTS.values()):
+                for number, case in enumerate(CASES.values()):
                     folder = Path({str(tmp_path)!r}) / str(number)
                     folder.mkdir(exist_ok=True)
-                    fit(folder, tenant.make(), strategy="ddp", devices=2)
+                    fit(folder, case.make(), strategy="ddp", devices=2)
             """
         )
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
     ended = subprocess.run([sys.executable, str(script)], env=environment, timeout=240, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    for number in range(len(TENANTS)):
+    for number in range(len(CASES)):
         ranks = [torch.load(tmp_path / str(number) / f"2-{rank}.pt") for rank in (0, 1)]
         assert ranks[0] and len(ranks[0]) == len(ranks[1])
         assert ranks[0][-1]["step"] == ranks[1][-1]["step"] == 4

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.house.models import Convnet, Frozen, TwoOptimizers, loaders
-from tests.house.registry import TENANTS
+from tests.house.registry import CASES
 from tests.house.training import assert_identical, train
 
 SETTINGS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
@@ -27,26 +27,26 @@ SETTINGS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("tenant", TENANTS)
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_training_is_bit_identical(tenant: str, setting: str, tmp_path: Path) -> None:
+def test_training_is_bit_identical(case: str, setting: str, tmp_path: Path) -> None:
     model, data, options = SETTINGS[setting]
     without = train(tmp_path, model(), loaders(**data), [], **options)
-    callback = TENANTS[tenant].make(every_n_train_steps=3, at_start=True)
+    callback = CASES[case].make(every_n_train_steps=3, at_start=True)
     with_it = train(tmp_path, model(), loaders(**data), [callback], **options)
     assert len(callback.results) >= 3, "the analysis did not run"
     assert_identical(without, with_it)
 
 
-@pytest.mark.parametrize("tenant", TENANTS)
-def test_a_failing_analysis_leaves_training_alone(tenant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_a_failing_analysis_leaves_training_alone(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without = train(tmp_path, Convnet(), loaders(), [])
-    callback = TENANTS[tenant].make(every_n_train_steps=3, on_error="warn")
+    callback = CASES[case].make(every_n_train_steps=3, on_error="warn")
     measure = callback.measure
 
-    def fails_after_measuring(occasion: Any) -> Any:
-        measure(occasion)
-        for module in occasion.module.modules():
+    def fails_after_measuring(context: Any) -> Any:
+        measure(context)
+        for module in context.module.modules():
             module.training = True
         raise RuntimeError("no")
 

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from tests.house.models import Convnet, NoisyImages
-from tests.house.registry import TENANTS
+from tests.house.registry import CASES
 from tests.house.training import assert_identical, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -53,32 +53,32 @@ def fit(folder: Path, callback: Any, *, checkpoint: str | None = None, stop: int
     run.fit(Undisturbed(), DataLoader(Quiet(), 8), ckpt_path=checkpoint)
 
 
-@pytest.mark.parametrize("tenant", TENANTS)
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("stop", [6, 9], ids=["mid-epoch", "later"])
-def test_resumed_equals_uninterrupted(tenant: str, stop: int, tmp_path: Path) -> None:
+def test_resumed_equals_uninterrupted(case: str, stop: int, tmp_path: Path) -> None:
     options = {"every_n_train_steps": 2, "at_start": True}
-    whole = TENANTS[tenant].make(**options)
+    whole = CASES[case].make(**options)
     fit(tmp_path / "whole", whole)
-    first = TENANTS[tenant].make(**options)
+    first = CASES[case].make(**options)
     fit(tmp_path / "cut", first, stop=stop)
-    resumed = TENANTS[tenant].make(**options)
+    resumed = CASES[case].make(**options)
     fit(tmp_path / "cut", resumed, checkpoint=str(tmp_path / "cut" / f"step={stop}.ckpt"))
     assert [result.step for result in resumed.results] == [result.step for result in whole.results]
     for a, b in zip(whole.results, resumed.results, strict=True):
         assert_identical(a.to_state(), b.to_state())
 
 
-@pytest.mark.parametrize("tenant", TENANTS)
-def test_checkpoints_load_as_weights_only(tenant: str, tmp_path: Path) -> None:
-    callback = TENANTS[tenant].make(at_start=True)
+@pytest.mark.parametrize("case", CASES)
+def test_checkpoints_load_as_weights_only(case: str, tmp_path: Path) -> None:
+    callback = CASES[case].make(at_start=True)
     fit(tmp_path, callback)
     checkpoint = torch.load(tmp_path / "step=3.ckpt", weights_only=True)
     assert callback.state_key in checkpoint["callbacks"]
 
 
-@pytest.mark.parametrize("tenant", TENANTS)
-def test_two_of_a_class_keep_their_own_state(tenant: str, tmp_path: Path) -> None:
-    pair = [TENANTS[tenant].make(seed=0), TENANTS[tenant].make(seed=1)]
+@pytest.mark.parametrize("case", CASES)
+def test_two_of_a_class_keep_their_own_state(case: str, tmp_path: Path) -> None:
+    pair = [CASES[case].make(seed=0), CASES[case].make(seed=1)]
     run = trainer(tmp_path, pair, enable_checkpointing=True, max_epochs=1)
     run.fit(Undisturbed(), DataLoader(Quiet(), 8))
     assert pair[0].state_key != pair[1].state_key

@@ -48,7 +48,7 @@ def test_the_other_networks(example: ModuleType) -> None:
 
 def test_scores_of_a_perfect_painter(example: ModuleType) -> None:
     """An oracle in the network's place gets everything right; one pixel off, nothing but an IoU of 8/10."""
-    from lightning_dynamics.datasets import NotSoClevr
+    from lightning_dynamics.data import NotSoClevr
 
     for task, off in (("classification", 0.0), ("rendering", 0.8), ("regression", 1.0)):
         data = NotSoClevr(task)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from lightning_dynamics.core.result import Result
+from lightning_dynamics.figures.result import Result
 from lightning_dynamics.panels import Download, Film, Page, Picture, Scalar, Table
 from lightning_dynamics.publishing import Event, LocalReport, publish
 from lightning_dynamics.publishing.local_report.page import thin, thin_curve

@@ -1,0 +1,1 @@
+"""Callbacks that observe a training and change nothing of it."""

@@ -1,0 +1,125 @@
+"""What a loss is a mean over: the minibatches of this process, handed out again and again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lightning_dynamics.core.context import Context
+from lightning_dynamics.core.lightning import ConfigurationError
+from lightning_dynamics.core.probe import Probe
+from lightning_dynamics.core.random_state import seed_all
+
+
+@dataclass(frozen=True, eq=False)
+class Minibatches:
+    """This process's minibatches.
+
+    Args:
+        examples: how many are in each.
+        numbers: what each is called, over all processes.
+        hand_out: place (from 0) to data, for one run of the loss: random streams begin anew, as at every earlier run
+            of the same minibatch, so that dropout is a fixed function. The caller may change containers and tensors.
+    """
+
+    examples: tuple[int, ...]
+    numbers: tuple[int, ...]
+    hand_out: Callable[[int], Any]
+
+    def __len__(self) -> int:
+        """How many minibatches."""
+        return len(self.examples)
+
+    @classmethod
+    def held(cls, batches: Iterable[Any], *, seed: int = 0, streams: Sequence[Any] = ()) -> Minibatches:
+        """Any iterable's batches, read once and held in memory, so that a shuffling loader stays what it was.
+
+        Args:
+            batches: tensors, or tuples, lists or mappings of tensors; those without an example are left out.
+            seed: of random streams: minibatch i gets ``seed + i``.
+            streams: generators that the module holds.
+
+        Raises:
+            ConfigurationError: no batches, or one whose examples cannot be counted.
+        """
+        if isinstance(batches, Tensor | str | Mapping) or not isinstance(batches, Iterable):
+            raise ConfigurationError(
+                f"`batches` must be a list (or another iterable) of batches, got a {type(batches).__name__}; a single "
+                "batch is `[batch]`"
+            )
+        kept = [_Kept(batch) for batch in batches]
+        numbers = [number for number, item in enumerate(kept) if item.examples]
+        if not numbers:
+            raise ConfigurationError(
+                "`batches` holds no example: is it an iterator that was used up before? Give a list or a DataLoader"
+            )
+
+        def hand_out(place: int) -> Any:
+            seed_all(seed + numbers[place], *streams)
+            return kept[numbers[place]].handed_out()
+
+        return cls(tuple(kept[number].examples for number in numbers), tuple(numbers), hand_out)
+
+    @classmethod
+    def of(cls, context: Context, probe: Probe | None = None) -> Minibatches:
+        """This process's share of an context's probe (or of another one)."""
+        source = context.probe if probe is None else probe
+        numbers = tuple(context.ranks.shard(range(len(source.batches))))
+
+        def hand_out(place: int) -> Any:
+            batch = source.batch(numbers[place])
+            context.seed(batch)
+            return batch.data
+
+        return cls(tuple(len(source.batches[number]) for number in numbers), numbers, hand_out)
+
+
+class _Kept:
+    """A batch whose user gets a copy, until he has shown that he leaves it alone: then the tensors themselves."""
+
+    def __init__(self, batch: Any) -> None:
+        self._batch = batch
+        self._is_trusted: bool | None = None
+        self._given: list[tuple[Tensor, int]] = []
+        first = next(_tensors(batch), None)
+        if first is None or first.ndim == 0:
+            raise ConfigurationError(
+                f"cannot count the examples of a batch that is a {type(batch).__name__}: its first tensor must have "
+                "one row per example"
+            )
+        self.examples = len(first)
+
+    def handed_out(self) -> Any:
+        if self._is_trusted is None and self._given:
+            self._is_trusted = all(tensor._version == version for tensor, version in self._given)
+            self._given = []
+        if self._is_trusted:
+            return _with_new_containers(self._batch)
+        copied = copy.deepcopy(self._batch)
+        if self._is_trusted is None:
+            self._given = [(tensor, tensor._version) for tensor in _tensors(copied)]
+        return copied
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping | list | tuple):
+        for item in batch.values() if isinstance(batch, Mapping) else batch:
+            yield from _tensors(item)
+
+
+def _with_new_containers(batch: Any) -> Any:
+    """The same tensors: a loss may pop the labels out of a dict."""
+    if isinstance(batch, Mapping):
+        changed = copy.copy(batch)
+        for key in batch:
+            changed[key] = _with_new_containers(batch[key])  # type: ignore[index]
+        return changed
+    if isinstance(batch, list):
+        return [_with_new_containers(item) for item in batch]
+    return batch

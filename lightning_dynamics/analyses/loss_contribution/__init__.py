@@ -1,0 +1,16 @@
+"""Loss change allocation: which parameters moved the loss, and by how much."""
+
+from lightning_dynamics.analyses.loss_contribution.callback import LossContributionCallback
+from lightning_dynamics.analyses.loss_contribution.estimator import Attribution, attribute
+from lightning_dynamics.analyses.loss_contribution.result import LossContributionResult
+from lightning_dynamics.analyses.loss_contribution.synchrony import Synchrony, peaks, synchrony
+
+__all__ = [
+    "Attribution",
+    "LossContributionCallback",
+    "LossContributionResult",
+    "Synchrony",
+    "attribute",
+    "peaks",
+    "synchrony",
+]

@@ -1,0 +1,387 @@
+"""LossContributionCallback: which parameters moved the loss, and by how much."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_dynamics.analyses.callback import AnalysisCallback, Data, OnError
+from lightning_dynamics.analyses.loss_contribution.batchnorm import BATCHNORM_MODES, BatchNormMode, running_statistics
+from lightning_dynamics.analyses.loss_contribution.checks import check_loss, check_parameters
+from lightning_dynamics.analyses.loss_contribution.classes import ExampleLosses, ExampleLossFn, cross_entropies
+from lightning_dynamics.analyses.loss_contribution.coordinates import Coordinates, channels_of, layers_of
+from lightning_dynamics.analyses.loss_contribution.estimator import Rule, check_rule
+from lightning_dynamics.analyses.loss_contribution.figures import panels, scalars
+from lightning_dynamics.analyses.loss_contribution.film import film
+from lightning_dynamics.analyses.loss_contribution.ledger import Ledger
+from lightning_dynamics.analyses.loss_contribution.probe_loss import ProbeLoss, Value, differentiable
+from lightning_dynamics.analyses.loss_contribution.reading import read_books
+from lightning_dynamics.analyses.loss_contribution.result import LossContributionResult
+from lightning_dynamics.analyses.loss_contribution.segment import Point, Segment, attributed
+from lightning_dynamics.core.context import Context
+from lightning_dynamics.core.lightning import ConfigurationError
+from lightning_dynamics.core.objective import LossFn, PredictFn, function_named
+from lightning_dynamics.core.probe import Probe
+from lightning_dynamics.core.schedule import Due, Never, Schedule
+from lightning_dynamics.figures.result import Result
+from lightning_dynamics.panels import Panels
+
+_MOST_UNDEFINED = 100  # steps remembered
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What one event measured.
+
+    Args:
+        coordinates: of the module.
+        end: where it is.
+        values: loss and gradient there, per probe.
+        segments: what the way from the last event did, per probe; empty if the path begins here.
+        classes: of the examples, this process's part, when first seen; see ``ExampleLosses.own_classes``.
+    """
+
+    coordinates: Coordinates
+    end: Point
+    values: list[Value]
+    segments: list[Segment]
+    classes: Tensor | None = None
+
+
+class LossContributionCallback(AnalysisCallback):
+    r"""Split every change of the loss along the training path over the parameters: loss change allocation.
+
+    J. Lan, R. Liu, H. Zhou, J. Yosinski, "LCA: Loss Change Allocation for Neural Network Training", NeurIPS 2019.
+    For parameter i and a step from θ to θ + Δ (eq. 2-4): A = Δᵢ ∫₀¹ ∂L/∂θᵢ(θ + αΔ) dα. Negative helps, positive
+    hurts; over all parameters they add up to the change of the loss, up to the error of the integration, which is
+    known (the loss itself is measured) and always shown: the residual.
+
+    L is the loss on a fixed probe: without augmentation (random draws are made once and frozen), dropout off, as the
+    module's ``training_step`` computes it, a mean over examples; it must not change by itself (an annealed weight in
+    the loss would be taken for a residual), nor talk to other processes. Weight decay of the optimizer moves
+    parameters, but its penalty is no part of L; nor is it in the paper's code. A penalty that ``training_step`` adds
+    is: give ``loss_fn`` to leave it out. A path is followed wherever the parameters go, whoever moves them: several
+    optimizers, manual optimisation, clipping, weight averaging. A step that AMP skips moves nothing and counts as
+    nothing. Tied weights count once; frozen parameters contribute zero, and their share when they are unfrozen.
+
+    Logged keys (``loss_contribution`` becomes ``loss_contribution/{name}`` with a ``name``). Numbers are logged after
+    every event, as often as the Trainer's ``log_every_n_steps`` says; pictures after every ``every_n_epochs`` epochs
+    and at the end:
+
+    =======================================  =========  ======================================================
+    ``loss_contribution/cumulative``         picture    cumulative by layer; the lines add up to the loss curve
+    ``loss_contribution/layers_over_time``   picture    layer x time: green helps, purple hurts
+    ``loss_contribution/shares``             picture    share of the parameters that help, hurt, do neither
+    ``loss_contribution/histogram``          picture    contributions by sign and magnitude; tails, kurtosis
+    ``loss_contribution/hurting_steps``      picture    parameters by the share of steps in which they hurt
+    ``loss_contribution/layers``             picture    totals by layer
+    ``loss_contribution/difference``         picture    totals by layer on both probes (``second_data``)
+    ``loss_contribution/parameters``         picture    every weight tensor as a mosaic
+    ``loss_contribution/synchrony``          picture    moments of learning of the layers, and whether they coincide
+    ``loss_contribution/classes``            picture    class x time (``per_class``); ``classes_by_layer``
+    ``loss_contribution/film``               film       the mosaics and the layers over training, when it ends
+    ``loss_contribution/values``             table      one row per tensor
+    ``loss_contribution/loss``               scalar     of the probe
+    ``loss_contribution/residual``           scalar     of the latest event; ``relative_residual`` of the whole path
+    ``loss_contribution/helping_share``      scalar     at the latest event; ``hurting_share``
+    ``loss_contribution/layer/{layer}``      scalar     cumulative
+    =======================================  =========  ======================================================
+
+    Cost of an event: two passes (forward and backward) over the probe with ``"simpson"``, one with ``"left"`` and
+    ``"trapezoid"``, 2 to ``max_splits`` with ``"adaptive"``; a pass is ``num_examples / batch size`` training steps.
+    So with the default probe and training minibatches of 250, every step costs 8 further ones; 1.6 with
+    ``every_n_train_steps=5``. One pass more with ``batchnorm="frozen"`` if there are running statistics, and as many
+    again with ``second_data``. ``per_class``: see there. Memory, however long the training: the parameters, their
+    gradient in float64 (one per probe), and 13 bytes per parameter of statistics (none with
+    ``per_parameter=False``); during an event four more copies in float64. Checkpoints grow by the parameters, those 13
+    bytes, and a few megabytes.
+
+    Args:
+        data: ``"train"``, ``"val"``, a Dataset or a DataLoader.
+        num_examples: at most this many, chosen once by ``seed``. The paper takes the whole training set.
+        batch_size: examples per pass; with ``batchnorm="batch"`` the result depends on it.
+        rule: ``"left"``, ``"trapezoid"``, ``"simpson"`` (the paper's Runge-Kutta) or ``"adaptive"`` (the paper's code).
+        tolerance: of ``"adaptive"``: largest residual of an event, in units of the loss.
+        max_splits: of ``"adaptive"``: at most so many gradients per event. Events that need more are counted.
+        batchnorm: ``"batch"``: statistics of the probe's minibatches, which never change: what the paper's code does
+            (in all layers, also those that the module keeps in eval mode).
+            ``"frozen"``: running statistics, as the deployed network; the loss change that their moving makes is a
+            line of its own (``buffers``). ``"attributed"``: running statistics are further coordinates of the path,
+            with contributions of their own, and everything adds up.
+        every_n_train_steps: an event spans n steps, and takes the straight way between their ends.
+        every_n_epochs: show the pictures after every n-th epoch; None for never.
+        at_end: show them when training ends.
+        per_class: contributions by class and by example too, from forward-mode products: per node of the rule one
+            (about two forward passes) for examples and classes, and for classes by layer one per layer or one
+            backward pass per class, whichever are fewer.
+        per_parameter: keep the totals, hurting steps and signs of every single parameter.
+        second_data: as ``data``: split the loss on these examples too, e.g. ``"val"``, and show the difference.
+        loss_fn: ``loss_fn(module, batch)``, itself or as ``"package.module.function"``; by default ``training_step``.
+        example_loss_fn: for ``per_class``: ``(module, batch) -> (losses (N,), classes (N,))``; by default the
+            cross-entropy of what the module's ``forward`` returns.
+        predict_fn: for ``per_class``: ``(module, batch) -> (logits, classes)``.
+        seed: of the choice of examples and of frozen augmentation.
+        name: tells several of these apart in the loggers.
+        on_error: ``"warn"`` or ``"raise"``.
+
+    Raises:
+        ConfigurationError: before training: a loss that is no scalar or does not depend on the parameters, manual
+            optimisation without ``loss_fn``, parameters in half precision, minibatches that BatchNorm refuses,
+            example losses whose mean is not the loss.
+
+    Example::
+
+        trainer = Trainer(callbacks=[LossContributionCallback(every_n_train_steps=5)])
+    """
+
+    group: ClassVar[str] = "loss_contribution"
+    result_type: ClassVar[type[Result]] = LossContributionResult
+
+    def __init__(
+        self,
+        data: Data = "train",
+        num_examples: int = 1000,
+        batch_size: int = 250,
+        rule: Rule = "simpson",
+        tolerance: float = 1e-3,
+        max_splits: int = 32,
+        batchnorm: BatchNormMode = "batch",
+        every_n_train_steps: int | None = 1,
+        every_n_epochs: int | None = 1,
+        at_end: bool = True,
+        per_class: bool = False,
+        per_parameter: bool = True,
+        second_data: Data | None = None,
+        loss_fn: str | LossFn | None = None,
+        example_loss_fn: str | ExampleLossFn | None = None,
+        predict_fn: str | PredictFn | None = None,
+        seed: int = 0,
+        name: str | None = None,
+        on_error: OnError = "warn",
+    ) -> None:
+        """Store and check the arguments."""
+        shows: Due = Schedule(every_n_epochs, None, False, at_end) if every_n_epochs is not None or at_end else Never()
+        super().__init__(
+            data=data,
+            num_examples=num_examples,
+            batch_size=batch_size,
+            every_n_epochs=every_n_epochs,
+            every_n_train_steps=every_n_train_steps,
+            at_start=True,
+            at_end=at_end,
+            shows=shows,
+            second_data=second_data,
+            mode="eval",
+            seed=seed,
+            name=name,
+            on_error=on_error,
+            identity={
+                "rule": (rule, tolerance, max_splits),
+                "batchnorm": batchnorm,
+                "per_class": per_class,
+                "per_parameter": per_parameter,
+                "functions": [
+                    function if function is None or isinstance(function, str) else getattr(function, "__name__", "")
+                    for function in (loss_fn, example_loss_fn, predict_fn)
+                ],
+            },
+        )
+        try:
+            check_rule(rule, tolerance, max_splits)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
+        if batchnorm not in BATCHNORM_MODES:
+            raise ConfigurationError(f"`batchnorm` must be 'batch', 'frozen' or 'attributed', got {batchnorm!r}")
+        self.rule: Rule = rule
+        self.tolerance = tolerance
+        self.max_splits = max_splits
+        self.batchnorm: BatchNormMode = batchnorm
+        self.every_n_train_steps = every_n_train_steps
+        self.per_class = per_class
+        self.per_parameter = per_parameter
+        self._loss_fn: Any = function_named(loss_fn, "loss_fn")
+        own = function_named(example_loss_fn, "example_loss_fn")
+        self._losses_of: Any = own or cross_entropies(function_named(predict_fn, "predict_fn"))
+        self._values: list[Value] = []
+
+    # ---- before training -----------------------------------------------------------------------------------
+
+    def prepare(self, context: Context) -> None:
+        """See whether the loss can be split, and whether what is remembered belongs to this module and probe."""
+        self._values = []
+        coordinates = Coordinates.of(context.module, self.batchnorm)
+        check_parameters(context.module, coordinates)
+        examples = [list(map(list, probe.batches)) for probe in self._all_probes(context)]
+        if self.memory and self.memory["examples"] != examples:
+            raise ConfigurationError(
+                "the path so far was measured on other examples, from a data set of another size: give the same data "
+                "set as `data`, or a new callback"
+            )
+        if self.memory and self.memory["names"] != list(coordinates.tensors):
+            raise ConfigurationError(
+                "the path so far was that of a module with other parameters: give a new LossContributionCallback, or "
+                f"the same `batchnorm={self.batchnorm!r}` and module"
+            )
+        wanted = coordinates.wanting_gradient([False] * len(coordinates.tensors))
+        with differentiable(context, coordinates, self.batchnorm, wanted):
+            for probe in self._all_probes(context):
+                by_class = self.per_class and probe is context.probe
+                examples_losses = self._examples(context, coordinates) if by_class else None
+                check_loss(context, probe, self._loss_fn, self.batchnorm, examples_losses)
+
+    # ---- an event ------------------------------------------------------------------------------------------
+
+    def measure(self, context: Context) -> Part:
+        """The way since the last event, split; or where the path begins."""
+        coordinates = Coordinates.of(context.module, self.batchnorm)
+        if self.memory and self.memory["names"] != list(coordinates.tensors):
+            raise RuntimeError("the module's parameters are not those of the event before: were some replaced?")
+        end = Point(coordinates.read(), coordinates.read_buffers())
+        losses = [ProbeLoss(context, probe, coordinates, self._loss_fn) for probe in self._all_probes(context)]
+        known_values: list[Value | None] = [*self._values] if self._values else [None] * len(losses)
+        start = self._start(coordinates)
+        delta = None if start is None else end.coordinates.double() - start.coordinates.double()
+        moved = [False] * len(coordinates.tensors)
+        if delta is not None:
+            moved = [float(piece @ piece) != 0 for piece in delta.split(coordinates.sizes)]  # NaN has moved
+        wanted = coordinates.wanting_gradient(moved)
+        with differentiable(context, coordinates, self.batchnorm, wanted):
+            if start is None or delta is None:
+                classes = None
+                if self.per_class and "classes" not in self.memory:
+                    classes = context.ranks.run_checked(self._examples(context, coordinates).own_classes)
+                return Part(coordinates, end, [evaluate(wanted) for evaluate in losses], [], classes)
+            segments = [
+                attributed(
+                    start,
+                    end,
+                    coordinates,
+                    evaluate,
+                    delta=delta,
+                    moved=moved,
+                    known=known,
+                    wanted=wanted,
+                    rule=self.rule,
+                    tolerance=self.tolerance,
+                    max_splits=self.max_splits,
+                    examples=self._examples(context, coordinates) if self.per_class and number == 0 else None,
+                )
+                for number, (evaluate, known) in enumerate(zip(losses, known_values, strict=True))
+            ]
+        return Part(coordinates, end, [segment.next for segment in segments], segments)
+
+    def combine(self, part: Part, context: Context) -> Callable[[], LossContributionResult]:
+        """Enter the segment into the books, to be read when somebody asks."""
+        self._open_books(part, context)
+        memory, step = self.memory, context.moment.step
+        books = self._books(part.coordinates, context)
+        finite = bool(part.end.coordinates.sum().isfinite()) and all(
+            math.isfinite(value.loss) and bool(value.gradient.sum().isfinite()) for value in part.values
+        )
+        if not finite or not all(segment.is_finite for segment in part.segments):
+            memory["undefined_events"] += 1
+            memory["undefined_steps"] = [*memory["undefined_steps"], step][-_MOST_UNDEFINED:]
+        # From a point that is not finite there is no way on: the next event takes the whole way from the last good one.
+        for number, (ledger, segment) in enumerate(zip(books, part.segments if finite else [], strict=False)):
+            if not segment.moved:
+                continue
+            by_class = None
+            if number == 0 and segment.by_example is not None:
+                by_class = self._enter_examples(context.ranks.all_reduce(segment.by_example), len(context.probe))
+            ledger.enter(
+                segment.contributions,
+                step=step,
+                loss_start=segment.loss_start,
+                loss_end=segment.loss_end,
+                residual=segment.residual,
+                buffers=segment.buffers,
+                resolved=segment.resolved,
+                classes=by_class,
+            )
+        if finite:
+            if not part.segments:
+                memory |= {"initial_step": step, "initial_losses": [value.loss for value in part.values]}
+            memory["point"], memory["buffers"] = part.end.coordinates, dict(part.end.buffers)
+            self._values = part.values
+        return partial(read_books, books, memory, context, self, running_statistics(context.module))
+
+    def scalars(self, result: Result) -> dict[str, float]:
+        """See :mod:`lightning_dynamics.loss_contribution.figures`."""
+        assert isinstance(result, LossContributionResult)
+        return scalars(result)
+
+    def panels(self, result: Result) -> Panels:
+        """See :mod:`lightning_dynamics.loss_contribution.figures`."""
+        assert isinstance(result, LossContributionResult)
+        return panels(result, self.label)
+
+    def film(self, results: list[Any]) -> Panels:
+        """The mosaics and layers over training."""
+        return film(results, self.label)
+
+    # ---- the books -----------------------------------------------------------------------------------------
+
+    def _all_probes(self, context: Context) -> list[Probe]:
+        return [probe for probe in (context.probe, context.second_probe) if probe is not None]
+
+    def _start(self, coordinates: Coordinates) -> Point | None:
+        """Where the last event left off; None if the path has not begun."""
+        if "point" not in self.memory:
+            return None
+        buffers = {name: self.memory["buffers"][name].to(buffer) for name, buffer in coordinates.buffers.items()}
+        return Point(self.memory["point"].to(coordinates.home), buffers)
+
+    def _open_books(self, part: Part, context: Context) -> None:
+        if not self.memory:
+            self.memory |= {
+                "names": list(part.coordinates.tensors),
+                "examples": [list(map(list, probe.batches)) for probe in self._all_probes(context)],
+                "ledgers": [{} for _ in self._all_probes(context)],
+                "undefined_events": 0,
+                "undefined_steps": [],
+                "initial_step": context.moment.step,
+                "initial_losses": [value.loss for value in part.values],
+            }
+        if part.classes is not None and "classes" not in self.memory:
+            labels = context.ranks.all_reduce(part.classes) - 1
+            classes = labels.unique()
+            layers = layers_of(list(part.coordinates.tensors))
+            self.memory |= {
+                "classes": classes,
+                "class_layers": torch.zeros(len(classes), len(layers), dtype=torch.float64),
+                "examples_totals": torch.zeros(len(labels), dtype=torch.float64),
+            }
+
+    def _books(self, coordinates: Coordinates, context: Context) -> list[Ledger]:
+        shapes = {name: tensor.shape for name, tensor in coordinates.tensors.items()}
+        channels = channels_of(context.module, shapes)
+        classes = len(self.memory.get("classes", ()))
+        return [
+            Ledger(
+                state,
+                shapes,
+                channels,
+                elements=self.per_parameter and number == 0,
+                classes=classes if number == 0 else 0,
+            )
+            for number, state in enumerate(self.memory["ledgers"])
+        ]
+
+    def _examples(self, context: Context, coordinates: Coordinates) -> ExampleLosses:
+        order = {name: index for index, name in enumerate(coordinates.tensors)}
+        layers = [[order[name] for name in names] for names in layers_of(list(order)).values()]
+        classes = self.memory.get("classes", torch.zeros(0, dtype=torch.int64))
+        return ExampleLosses(context, context.probe, coordinates, self._losses_of, layers, classes)
+
+    def _enter_examples(self, found: Tensor, count: int) -> Tensor:
+        """By example and by class and layer, into the memory; returns the sums by class."""
+        by_example, by_class = found[:count], found[count:].view_as(self.memory["class_layers"])
+        self.memory["examples_totals"] += by_example
+        self.memory["class_layers"] += by_class
+        return by_class.sum(1)

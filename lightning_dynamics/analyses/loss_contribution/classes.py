@@ -1,0 +1,205 @@
+"""Contributions by example, class and layer, in the cheaper of two exact ways.
+
+The contribution of example n is its share of the loss's directional derivative along the step: one forward-mode
+product per node gives it for all examples at once. By class and layer it takes either one such product per layer
+(of Δ without the other layers), or one backward pass per class.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from lightning_dynamics.analyses.loss_contribution.coordinates import Coordinates
+from lightning_dynamics.core.context import Context
+from lightning_dynamics.core.lightning import ConfigurationError
+from lightning_dynamics.core.objective import PredictFn, predictions
+from lightning_dynamics.core.parameters import plain_name
+from lightning_dynamics.core.probe import Batch, Probe
+
+ExampleLossFn = Callable[[Any, Any], tuple[Tensor, Tensor]]
+
+
+def cross_entropies(predict_fn: PredictFn | None) -> ExampleLossFn:
+    """Losses and classes of the examples of a batch, from logits ``(N, C)`` and classes ``(N,)``."""
+
+    def losses(module: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        logits, targets = predictions(module, batch, predict_fn)
+        if logits.ndim != 2 or targets.ndim != 1 or targets.is_floating_point() or len(targets) != len(logits):
+            raise ConfigurationError(
+                f"`per_class=True` needs logits (N, C) and classes (N,), got {tuple(logits.shape)} and "
+                f"{tuple(targets.shape)} {targets.dtype}: pass `example_loss_fn(module, batch) -> (losses, classes)`"
+            )
+        return F.cross_entropy(logits, targets, reduction="none"), targets
+
+    return losses
+
+
+@dataclass(frozen=True)
+class ExampleLosses:
+    """Directional derivatives of the examples' losses, wherever the module is; for one step.
+
+    Args:
+        context: module, processes.
+        probe: the examples.
+        coordinates: of the module.
+        losses_of: ``(module, batch) -> (losses (n,), classes (n,))``.
+        layers: indices of the tensors of each layer.
+        classes: every class there is, sorted.
+    """
+
+    context: Context
+    probe: Probe
+    coordinates: Coordinates
+    losses_of: ExampleLossFn
+    layers: Sequence[Sequence[int]]
+    classes: Tensor
+
+    @property
+    def width(self) -> int:
+        """Numbers that :meth:`along` returns."""
+        return len(self.probe) + len(self.classes) * len(self.layers)
+
+    def along(self, delta: Tensor) -> Tensor:
+        """Derivative along ``delta`` ``(P,)``, divided by the number of examples, of this process's minibatches.
+
+        Returns:
+            ``(N + C * L,)`` float64: by example, then by class and layer; zero for the examples of others.
+        """
+        by_example = torch.zeros(len(self.probe), dtype=torch.float64)
+        by_class = torch.zeros(len(self.classes), len(self.layers), dtype=torch.float64)
+        tensors = self.coordinates.tensors.values()
+        pieces = [
+            piece.view_as(tensor).to(tensor.device, tensor.dtype)
+            for tensor, piece in zip(tensors, delta.split(self.coordinates.sizes), strict=True)
+        ]
+        moving = [[index for index in layer if bool(pieces[index].any())] for layer in self.layers]
+        per_layer = sum(map(bool, moving)) <= len(self.classes)
+        for batch in self.context.batches(self.probe):
+            place = slice(start := sum(map(len, self.probe.batches[: batch.number])), start + len(batch))
+            if per_layer:
+                for number, layer in enumerate(moving):
+                    if layer:
+                        slopes, classes = self._forward(batch, {index: pieces[index] for index in layer})
+                        by_example[place] += slopes
+                        by_class[:, number].index_add_(0, self._row_of(classes), slopes)
+            else:
+                slopes, _ = self._forward(batch, dict(enumerate(pieces)))
+                by_example[place] += slopes
+                self._backward(batch, pieces, moving, by_class)
+        return torch.cat([by_example, by_class.flatten()]) / len(self.probe)
+
+    def tried(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Losses and classes of a minibatch, when a forward-mode product has worked.
+
+        Raises:
+            ConfigurationError: it has not.
+        """
+        first = next(iter(self.coordinates.tensors.values()))
+        try:
+            self._forward(batch, {0: torch.zeros_like(first)})
+        except (NotImplementedError, RuntimeError) as error:
+            raise ConfigurationError(
+                f"`per_class=True` takes forward-mode derivatives of the examples' losses, which failed: {error}"
+            ) from error
+        with torch.no_grad():
+            return self.losses_of(self.context.module, self._anew(batch))
+
+    def own_classes(self) -> Tensor:
+        """``(N,)`` int64: the class of every example of this process's minibatches, plus 1; 0 for the others'."""
+        labels = torch.zeros(len(self.probe), dtype=torch.int64)
+        for batch in self.context.batches(self.probe):
+            start = sum(map(len, self.probe.batches[: batch.number]))
+            labels[start : start + len(batch)] = self.losses_of(self.context.module, batch.data)[1].cpu() + 1
+        return labels
+
+    def _anew(self, batch: Batch) -> Any:
+        """The minibatch as it was before any module changed it, and the random streams at its beginning."""
+        self.context.seed(batch)
+        return self.probe.batch(batch.number).data
+
+    def _row_of(self, classes: Tensor) -> Tensor:
+        return torch.searchsorted(self.classes, classes.cpu())
+
+    def _forward(self, batch: Batch, tangents: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
+        """``(n,)`` derivative of each loss along the tangents, and the classes."""
+        data = self._anew(batch)
+        module = self.context.module
+        real = {plain_name(name): name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
+        with torch.enable_grad(), _forward_mode():
+            values = {}
+            for index, (name, tensor) in enumerate(self.coordinates.tensors.items()):
+                plain = tensor.detach()  # no graph is wanted
+                dual = forward_ad.make_dual(plain, tangents[index]) if index in tangents else plain
+                values[f"module.{real[name]}"] = dual
+            losses, classes = torch.func.functional_call(
+                _Losses(module, self.losses_of), values, (data,), tie_weights=True
+            )
+            slopes = forward_ad.unpack_dual(losses).tangent
+        slopes = torch.zeros_like(losses) if slopes is None else slopes
+        return slopes.detach().cpu().double(), classes
+
+    def _backward(
+        self, batch: Batch, pieces: Sequence[Tensor], moving: Sequence[Sequence[int]], by_class: Tensor
+    ) -> None:
+        """Add the derivatives of each class's losses along the moving layers."""
+        tensors = list(self.coordinates.tensors.values())
+        chosen = [index for layer in moving for index in layer]
+        data = self._anew(batch)
+        with torch.enable_grad():
+            losses, classes = self.losses_of(self.context.module, data)
+            for row, label in enumerate(self.classes.tolist()):
+                total = losses[classes == label].sum()
+                grads = torch.autograd.grad(
+                    total, [tensors[i] for i in chosen], retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+                dots = {i: float((g.double() * pieces[i].double()).sum()) for i, g in zip(chosen, grads, strict=True)}
+                for number, layer in enumerate(moving):
+                    by_class[row, number] += sum(dots[i] for i in layer)
+
+
+@contextmanager
+def _forward_mode() -> Iterator[None]:
+    """Forward-mode products inside, through operations that have one, and not through ``torch.no_grad()``."""
+    fast_path, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch._C._set_mkldnn_enabled(False)  # the public ``mkldnn.flags`` warns; checked on torch 2.6.0 and 2.13.0
+    try:
+        with warnings.catch_warnings(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), _HiddenWithoutGrad():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, when it loads its formulas
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        torch._C._set_mkldnn_enabled(onednn)
+
+
+class _HiddenWithoutGrad(TorchFunctionMode):
+    """What the module hides from gradients, such as a teacher, it hides from forward-mode products too."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.is_grad_enabled():
+            return func(*args, **(kwargs or {}))
+        with forward_ad._set_fwd_grad_enabled(False):
+            return func(*args, **(kwargs or {}))
+
+
+class _Losses(nn.Module):
+    """What ``functional_call`` can call."""
+
+    def __init__(self, module: nn.Module, losses_of: ExampleLossFn) -> None:
+        super().__init__()
+        self.module = module
+        self.losses_of = losses_of
+
+    def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
+        return self.losses_of(self.module, batch)

@@ -1,0 +1,17 @@
+"""Variance of Gradients: which examples are hard, and which labels may be wrong."""
+
+from lightning_dynamics.analyses.vog.callback import VoGCallback
+from lightning_dynamics.analyses.vog.checkpoints import score_checkpoints
+from lightning_dynamics.analyses.vog.comparison import RunComparison, compare_runs
+from lightning_dynamics.analyses.vog.estimator import normalize_per_class, variance_of_gradients
+from lightning_dynamics.analyses.vog.result import VoGResult
+
+__all__ = [
+    "RunComparison",
+    "VoGCallback",
+    "VoGResult",
+    "compare_runs",
+    "normalize_per_class",
+    "score_checkpoints",
+    "variance_of_gradients",
+]

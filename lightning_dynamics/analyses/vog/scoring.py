@@ -1,0 +1,76 @@
+"""What one event measures of its examples, minibatch by minibatch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_dynamics.analyses.vog.attribution import Outcome, attribute
+from lightning_dynamics.analyses.vog.dynamics import MEASURED, measure
+from lightning_dynamics.analyses.vog.estimator import Channel, per_pixel
+from lightning_dynamics.analyses.vog.outputs import Setup
+from lightning_dynamics.analyses.vog.storage import Shelf
+from lightning_dynamics.core.context import Context
+from lightning_dynamics.core.storage import Storage
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One minibatch at one event, on the CPU.
+
+    Args:
+        number: of the minibatch.
+        gradients: ``(n, D)``: per pixel.
+        dynamics: ``(n, 5)`` float64, see :mod:`~lightning_dynamics.vog.dynamics`; NaN where they are not defined.
+        labels: ``(n,)`` int64; −1 if there are none.
+        predictions: ``(n,)`` int64; −1 if the output is not logits of classes, or NaN.
+    """
+
+    number: int
+    gradients: Tensor
+    dynamics: Tensor
+    labels: Tensor
+    predictions: Tensor
+
+
+def measure_minibatches(
+    context: Context, setup: Setup, channel: Channel, storage: Storage, chosen: Sequence[Tensor] | None = None
+) -> list[Measured]:
+    """This process's minibatches, isolated.
+
+    Args:
+        context: module and examples.
+        setup: what is differentiated by what.
+        channel: see :func:`~lightning_dynamics.vog.estimator.per_pixel`.
+        storage: for the gradients, until they are merged into the record.
+        chosen: per minibatch of the probe the classes whose logits are meant, ``(n,)`` each.
+    """
+    numbers = context.ranks.shard(range(len(context.probe.batches)))
+    shelf = Shelf(storage, sum(len(context.probe.batches[number]) for number in numbers))
+    measured = []
+    for batch in context.batches():
+        classes = None if chosen is None else chosen[batch.number]
+        outcome = attribute(context.module, batch.data, setup, seed=context.probe.seed + batch.number, chosen=classes)
+        if len(outcome.gradient) != len(batch):
+            raise RuntimeError(f"a minibatch of {len(batch)} examples gave gradients for {len(outcome.gradient)}")
+        gradients = shelf.put(per_pixel(outcome.gradient, channel))
+        measured.append(Measured(batch.number, gradients, *_beside(outcome)))
+    return measured
+
+
+def _beside(outcome: Outcome) -> tuple[Tensor, Tensor, Tensor]:
+    """Dynamics, labels and predictions."""
+    unknown = torch.full((len(outcome.gradient),), -1)
+    labels = unknown if outcome.labels is None else outcome.labels.cpu()
+    if outcome.logits is None:
+        return torch.full((len(unknown), len(MEASURED)), math.nan, dtype=torch.float64), labels, unknown
+    # On the CPU, where there is float64 whatever the device.
+    logits = outcome.logits.cpu()
+    predictions = logits.argmax(1).masked_fill(logits.isnan().any(1), -1)
+    if outcome.labels is None:
+        return torch.full((len(unknown), len(MEASURED)), math.nan, dtype=torch.float64), labels, predictions
+    return measure(logits, labels), labels, predictions

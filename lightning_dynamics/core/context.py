@@ -1,0 +1,63 @@
+"""One run of an analysis: on which module, on what, by whom, when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from lightning_dynamics.core.distributed import Ranks
+from lightning_dynamics.core.probe import Batch, Probe
+from lightning_dynamics.core.progress import progress
+from lightning_dynamics.core.random_state import generators_of, seed_all
+from lightning_dynamics.core.schedule import Length, Moment
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an analysis is handed.
+
+    Args:
+        module: bare, isolated from training.
+        probe: the examples.
+        ranks: the processes.
+        moment: of training.
+        description: for the progress bar; None shows none.
+        second_probe: further examples, if the analysis asked for some.
+        streams: the generators that the module holds, if they are known.
+        length: of the whole training.
+    """
+
+    module: nn.Module
+    probe: Probe
+    ranks: Ranks
+    moment: Moment
+    description: str | None = None
+    second_probe: Probe | None = None
+    streams: list[Any] | None = None
+    length: Length = Length()
+
+    def batches(self, probe: Probe | None = None) -> Iterator[Batch]:
+        """This process's share of the probe (or of another one), with a progress bar if it takes long.
+
+        Whatever is random in the module draws from streams seeded by the minibatch's number: the same at every
+        event, and whichever process has the minibatch.
+        """
+        probe = self.probe if probe is None else probe
+        numbers = self.ranks.shard(range(len(probe.batches)))
+        for number in progress(numbers, total=len(numbers), description=self.description):
+            batch = probe.batch(number)
+            self.seed(batch)
+            yield batch
+
+    def seed(self, batch: Batch) -> None:
+        """Begin the random streams of a minibatch anew: before it is run once more."""
+        seed_all(self.probe.seed + batch.number, *self._streams)
+
+    @cached_property
+    def _streams(self) -> list[Any]:
+        """The module's own generators."""
+        return generators_of(*self.module.modules()) if self.streams is None else self.streams

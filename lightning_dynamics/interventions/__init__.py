@@ -1,0 +1,1 @@
+"""What changes a training on purpose, and says so."""

@@ -1,0 +1,323 @@
+"""RandomSubspaceCallback: training that moves in a random subspace only. It changes training, on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, final, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_dynamics.core.distributed import require_whole_model
+from lightning_dynamics.core.lightning import Callback, ConfigurationError, gradients_are_complete, steps_taken
+from lightning_dynamics.core.parameters import assign, flatten, select_parameters, unflatten
+from lightning_dynamics.core.progress import progress
+from lightning_dynamics.interventions.random_subspace.estimator import FastfoodProjection, Kind, Projection, project
+from lightning_dynamics.interventions.random_subspace.optimizers import optimizer_of, put_in_place
+from lightning_dynamics.panels import Scalar
+from lightning_dynamics.publishing import Event, publish
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+
+@final
+class RandomSubspaceCallback(Callback):
+    r"""**Changes training, on purpose**: the weights move only in θ = θ₀ + P θ_d, with a random P (Li et al. 2018).
+
+    θ₀ are the weights that training begins with, P is a ``(D, d)`` matrix whose columns are random directions of unit
+    length over all D parameters together, and the d numbers θ_d, from zero on, are all that is trained (section 2,
+    equation 2). The smallest d with which a network still learns a task is the task's intrinsic dimension for that
+    network: see :func:`~lightning_dynamics.intrinsic_dimension`.
+
+    The module stays as it is, and its optimizer: when training begins, θ_d takes the place of the parameters in the
+    optimizer's groups. After each backward pass the gradient of θ_d is Pᵀ times that of the weights, whose own
+    ``.grad`` is then None; after each step the weights are θ₀ + P θ_d. So gradient clipping, weight decay, momentum,
+    loss scaling and learning rate schedules act on θ_d, and nothing else of training changes: no random number is
+    drawn from its streams, and buffers (BatchNorm's statistics) are updated as always.
+
+    Checkpoints hold the weights, as always, so that they can be used without this callback; and θ_d, θ₀ and the seed,
+    from which P is made again. A run that is resumed from one goes on as if it had not been interrupted. A further
+    ``fit`` of the same module goes on in the same subspace.
+
+    Several processes (DDP) hold the same θ_d, and each makes the same P.
+
+    Logged keys, after each epoch:
+
+    ======================  ========  ==============================================================
+    ``subspace/dim``        scalar    d
+    ``subspace/distance``   scalar    ‖θ - θ₀‖, how far the weights have come
+    ======================  ========  ==============================================================
+
+    Cost: P θ_d once per optimizer step and Pᵀ g once per step (under manual optimisation, per backward pass);
+    ``benchmarks/subspace.py`` sets it beside direct training, with figures in ``docs/subspace.md``. Memory: θ₀ (4 D
+    bytes), and 12 D to 24 D bytes for "fastfood", 24 d √D for "sparse", 4 D d for "dense". At the start "fastfood"
+    takes d products to normalise its basis, with a progress bar.
+
+    Args:
+        dim: d.
+        projection: ``"fastfood"``, ``"sparse"`` or ``"dense"``: how P is made; see
+            :mod:`~lightning_dynamics.random_subspace.estimator`.
+        seed: of P.
+        parameters: globs: the parameters that move in the subspace. Others are trained as ever; those that no
+            optimizer trains or that do not require a gradient are left alone. Tied parameters count once.
+        name: tells several of these apart in the loggers, as ``subspace/{name}/…``.
+        announce: print a line that says that training is changed.
+
+    Raises:
+        ConfigurationError: before training: patterns that match nothing that is trained, more dimensions than
+            parameters, parameters of several optimizers or of groups with different settings, LBFGS, parameters on
+            several devices, sharded strategies, a checkpoint of another subspace or of none.
+
+    Example::
+
+        trainer = Trainer(callbacks=[RandomSubspaceCallback(dim=750)])
+    """
+
+    def __init__(
+        self,
+        dim: int = 750,
+        projection: Kind = "fastfood",
+        seed: int = 0,
+        parameters: str | Sequence[str] = "*",
+        name: str | None = None,
+        announce: bool = True,
+    ) -> None:
+        """Check the arguments."""
+        super().__init__()
+        if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
+            raise ConfigurationError(f"`dim` must be a whole number from 1 up, got {dim!r}")
+        if projection not in get_args(Kind):
+            raise ConfigurationError(f"`projection` must be one of {', '.join(get_args(Kind))}; got {projection!r}")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ConfigurationError(f"`seed` must be a whole number, got {seed!r}")
+        self.dim = dim
+        self.projection: Kind = projection
+        self.seed = seed
+        self.parameters = parameters
+        self.name = name
+        self.announce = announce
+        self._theta_d: nn.Parameter | None = None
+        self._theta_0: Tensor | None = None
+        self._restored: dict[str, Any] | None = None
+        self._chosen: dict[str, nn.Parameter] = {}
+        self._matrix: Projection | None = None
+        self._hook: Any = None
+
+    # ---- what the user reads -------------------------------------------------------------------------------
+
+    @property
+    def theta_d(self) -> Tensor:
+        """θ_d ``(d,)``, what is trained; float32, or float64 where a parameter is.
+
+        Raises:
+            RuntimeError: training has not begun.
+        """
+        return self._known(self._theta_d).detach()
+
+    @property
+    def theta_0(self) -> Tensor:
+        """θ₀ ``(D,)``, the weights that training began with, in the module's order.
+
+        Raises:
+            RuntimeError: training has not begun.
+        """
+        return self._known(self._theta_0)
+
+    @property
+    def matrix(self) -> Projection:
+        """P, as the products with it.
+
+        Raises:
+            RuntimeError: training has not begun.
+        """
+        if self._matrix is None:
+            raise RuntimeError("the subspace is chosen when `trainer.fit` begins")
+        return self._matrix
+
+    # ---- Lightning's hooks ---------------------------------------------------------------------------------
+
+    @property
+    def state_key(self) -> str:
+        """One per choice of parameters, so that two of them can live in one Trainer."""
+        return self._generate_state_key(parameters=self.parameters, name=self.name)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse strategies that keep parameters or optimizers to themselves."""
+        if stage != "fit":
+            return
+        require_whole_model(trainer)
+        if any(cls.__name__ == "DeepSpeedStrategy" for cls in type(trainer.strategy).__mro__):
+            raise ConfigurationError(
+                "DeepSpeed keeps its own copies of the weights; use Trainer(strategy='ddp') or a single device"
+            )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put θ_d in the parameters' place: the optimizers are there, and their states not yet restored."""
+        self._chosen = self._trained(trainer, pl_module)
+        flat = self._flat()
+        made = self._matrix
+        if made is None or (made.size, made.dtype, made.device) != (len(flat), flat.dtype, flat.device):
+            self._matrix = self._make(trainer, flat)
+        if not self._goes_on(trainer, flat):
+            self._theta_0 = flat
+            self._theta_d = nn.Parameter(flat.new_zeros(self.dim))
+        theta_d = self._known(self._theta_d)
+        optimizer = optimizer_of(self._chosen.values(), trainer.optimizers)
+        put_in_place(theta_d, self._chosen.values(), optimizer)
+        theta_d.grad = None
+        for parameter in self._chosen.values():
+            parameter.grad = None
+        self._let_go()
+        self._hook = optimizer.register_step_post_hook(self._move)
+        if self.announce and trainer.is_global_zero:
+            print(
+                f"RandomSubspaceCallback changes this training, on purpose: {len(flat):,} parameters move only in a "
+                f"random subspace of {self.dim:,} dimensions ({self.projection}, seed {self.seed}, "
+                f"{self.matrix.bytes() / 2**20:.1f} MiB)."
+            )
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Pass the gradient of the weights on to θ_d."""
+        if not gradients_are_complete(trainer):
+            return
+        theta_d = self._known(self._theta_d)
+        gradients = [parameter.grad for parameter in self._chosen.values()]
+        if theta_d.requires_grad and any(gradient is not None for gradient in gradients):
+            gradient = self._gathered(gradients)
+            found = self.matrix.down(gradient)
+            theta_d.grad = found if theta_d.grad is None else theta_d.grad.add_(found)
+        for parameter in self._chosen.values():
+            parameter.grad = None
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log how far the weights have come."""
+        if not trainer.is_global_zero or not trainer.loggers:
+            return
+        label = "subspace" if self.name is None else f"subspace/{self.name}"
+        distance = float(self.matrix.up(self.theta_d).norm())
+        panels = {f"{label}/dim": Scalar(float(self.dim)), f"{label}/distance": Scalar(distance)}
+        publish(trainer.loggers, Event(label, trainer.current_epoch, steps_taken(trainer), panels))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the optimizer."""
+        self._let_go()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Lightning skips ``teardown`` when training fails."""
+        self._let_go()
+
+    def state_dict(self) -> dict[str, Any]:
+        """θ_d, θ₀ and what P is made from."""
+        if self._theta_d is None or self._theta_0 is None:
+            return {}
+        return {"theta_d": self.theta_d.clone(), "theta_0": self._theta_0, **self._making()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep it until the optimizers are there."""
+        self._restored = state_dict
+
+    # ---- its own -------------------------------------------------------------------------------------------
+
+    def _making(self) -> dict[str, Any]:
+        """What P follows from."""
+        return {"dim": self.dim, "projection": self.projection, "seed": self.seed, "parameters": list(self._chosen)}
+
+    def _trained(self, trainer: Trainer, module: nn.Module) -> dict[str, nn.Parameter]:
+        """The parameters chosen, of those that an optimizer trains."""
+        in_optimizers = {
+            id(parameter)
+            for optimizer in trainer.optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        selected = select_parameters(module, self.parameters)
+        chosen = {
+            name: parameter
+            for name, parameter in selected.items()
+            if parameter.requires_grad and id(parameter) in in_optimizers
+        }
+        if not chosen:
+            raise ConfigurationError(
+                f"`parameters={self.parameters!r}` matches only what no optimizer trains: {', '.join(selected)}"
+            )
+        devices = {parameter.device for parameter in chosen.values()}
+        if len(devices) > 1:
+            raise ConfigurationError(
+                f"`parameters` lie on several devices ({', '.join(map(str, devices))}); choose those of one"
+            )
+        size = sum(parameter.numel() for parameter in chosen.values())
+        if self.dim > size:
+            raise ConfigurationError(
+                f"`dim={self.dim}` is more than the {size} parameters that are trained; choose at most as many"
+            )
+        return chosen
+
+    def _goes_on(self, trainer: Trainer, flat: Tensor) -> bool:
+        """Whether training goes on in a subspace that was begun: from a checkpoint, or in an earlier ``fit``."""
+        restored, self._restored = self._restored, None
+        if restored:
+            making = self._making()
+            for argument, value in making.items():
+                if restored[argument] != value:
+                    raise ConfigurationError(
+                        f"`{argument}={value!r}`, but the checkpoint was trained with {restored[argument]!r}; "
+                        "give the same, or load its weights into the module and train anew without `ckpt_path`"
+                    )
+            self._theta_0 = restored["theta_0"].to(flat)
+            self._theta_d = nn.Parameter(restored["theta_d"].to(flat))
+            return True
+        if trainer.ckpt_path is not None:
+            raise ConfigurationError(
+                "`ckpt_path` is a checkpoint of a training without this RandomSubspaceCallback, which cannot go on in "
+                "a subspace; load its weights into the module, and train anew without `ckpt_path`"
+            )
+        if self._theta_d is None or self._theta_0 is None or len(flat) != len(self._theta_0):
+            return False
+        self._theta_0, self._theta_d.data = self._theta_0.to(flat), self._theta_d.data.to(flat)
+        rounded = unflatten(self._reached(), self._chosen)
+        return all(torch.equal(rounded[name].to(p), p.detach()) for name, p in self._chosen.items())
+
+    def _make(self, trainer: Trainer, flat: Tensor) -> Projection:
+        if self.projection != "fastfood":
+            return project(self.projection, len(flat), self.dim, self.seed, dtype=flat.dtype, device=flat.device)
+        shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+
+        def watch(items: Iterable[int], total: int) -> Iterator[int]:
+            return progress(items, total=total, description="normalising the basis" if shown else None)
+
+        return FastfoodProjection(len(flat), self.dim, self.seed, flat.dtype, flat.device, watch)
+
+    def _flat(self) -> Tensor:
+        """The weights now ``(D,)``, float32 or better."""
+        precise = torch.float64 if any(p.dtype is torch.float64 for p in self._chosen.values()) else torch.float32
+        return flatten({name: parameter.detach().to(precise) for name, parameter in self._chosen.items()})
+
+    def _gathered(self, gradients: Sequence[Tensor | None]) -> Tensor:
+        """Gradients of the weights as one vector ``(D,)``; zero where there is none."""
+        flat = torch.zeros_like(self.theta_0)
+        pieces = unflatten(flat, self._chosen)
+        for piece, gradient in zip(pieces.values(), gradients, strict=True):
+            if gradient is not None:
+                piece.copy_(gradient.to_dense() if gradient.is_sparse else gradient)
+        return flat
+
+    def _reached(self) -> Tensor:
+        """θ₀ + P θ_d."""
+        return self.matrix.up(self.theta_d).add_(self.theta_0)
+
+    def _move(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Write the weights: the optimizer has stepped."""
+        assign(self._chosen, unflatten(self._reached(), self._chosen))
+
+    def _let_go(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    @staticmethod
+    def _known(tensor: Any) -> Any:
+        if tensor is None:
+            raise RuntimeError("the subspace is chosen when `trainer.fit` begins")
+        return tensor

@@ -12,6 +12,8 @@ import torch
 import yaml
 from torch.utils.data import DataLoader
 
+from lightning_dynamics import AnalysisCallback
+from tests.house.cases import make, together
 from tests.house.models import Convnet, NoisyImages, TwoOptimizers, loaders
 from tests.house.registry import CASES
 from tests.house.training import PACKAGES, trainer
@@ -43,30 +45,38 @@ def module_for(package: Any) -> Any:
     return Net
 
 
-@pytest.mark.parametrize("case", CASES)
+@together
 @pytest.mark.parametrize("package", PACKAGES)
-def test_trainers_of_both_packages(case: str, package: str, tmp_path: Path) -> None:
-    callback = CASES[case].make()
-    trainer(tmp_path, [callback], package=PACKAGES[package]).fit(module_for(PACKAGES[package])())
-    assert (callback.last_result.epoch, callback.last_result.step) == (1, 8)
+def test_trainers_of_both_packages(names: tuple[str, ...], package: str, tmp_path: Path) -> None:
+    callbacks = make(names)
+    trainer(tmp_path, list(callbacks.values()), package=PACKAGES[package]).fit(module_for(PACKAGES[package])())
+    for name, callback in callbacks.items():
+        assert (callback.last_result.epoch, callback.last_result.step) == (1, 8), name
 
 
-@pytest.mark.parametrize("case", CASES)
+@together
 @pytest.mark.parametrize("package", PACKAGES)
-def test_lightning_cli_round_trip(case: str, package: str, tmp_path: Path) -> None:
-    """Configured from YAML, and the configuration that the CLI writes back configures the same callback."""
+def test_lightning_cli_round_trip(names: tuple[str, ...], package: str, tmp_path: Path) -> None:
+    """Configured from YAML, and the configuration that the CLI writes back configures the same callbacks."""
     cli = importlib.import_module(f"{PACKAGES[package].__name__}.cli").LightningCLI
-    cls = type(CASES[case].make())
-    arguments = {"num_examples": 16, "batch_size": 8, "on_error": "raise"} | CASES[case].yaml
+    arguments = [
+        {"num_examples": 16, "batch_size": 8, "on_error": "raise", "name": str(number)} | CASES[name].yaml
+        for number, name in enumerate(names)
+    ]
+    classes = [type(CASES[name].make()) for name in names]
     config: dict[str, Any] = {
         "trainer": {
             "max_epochs": 1,
             "accelerator": "cpu",
-            "logger": {"class_path": "lightning_dynamics.LocalReport", "init_args": {"save_dir": str(tmp_path)}},
+            # Pictures are drawn elsewhere; `LocalReport` in YAML: tests/publishing.
+            "logger": False,
             "enable_checkpointing": False,
             "enable_progress_bar": False,
             "default_root_dir": str(tmp_path),
-            "callbacks": [{"class_path": f"lightning_dynamics.{cls.__name__}", "init_args": arguments}],
+            "callbacks": [
+                {"class_path": f"lightning_dynamics.{cls.__name__}", "init_args": own}
+                for cls, own in zip(classes, arguments, strict=True)
+            ],
         }
     }
     for round_ in ("first", "again"):
@@ -75,61 +85,75 @@ def test_lightning_cli_round_trip(case: str, package: str, tmp_path: Path) -> No
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             run = cli(module_for(PACKAGES[package]), args=["fit", "--config", str(path)], save_config_callback=None)
-        callback = next(c for c in run.trainer.callbacks if isinstance(c, cls))
-        assert callback.last_result.step == 4
-        assert callback.num_examples == arguments["num_examples"]
+        callbacks = [callback for callback in run.trainer.callbacks if isinstance(callback, AnalysisCallback)]
+        assert list(map(type, callbacks)) == classes
+        for callback, own in zip(callbacks, arguments, strict=True):
+            assert callback.last_result.step == 4
+            assert (callback.num_examples, callback.name) == (own["num_examples"], own["name"])
+        keys = [callback.state_key for callback in callbacks]
+        if round_ == "first":
+            first_keys = keys
         config = yaml.safe_load(run.parser.dump(run.config, skip_none=False))["fit"]
         config = {"trainer": config["trainer"]}
+    assert keys == first_keys
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_fast_dev_run_and_sanity_checking(case: str, tmp_path: Path) -> None:
-    callback = CASES[case].make()
-    trainer(tmp_path, [callback], fast_dev_run=True, logger=True).fit(Convnet(), **loaders())
-    assert callback.last_result.step == 1
-    callback = CASES[case].make(at_start=True)
-    trainer(tmp_path, [callback], num_sanity_val_steps=2, max_epochs=1).fit(Convnet(), **loaders())
-    assert [result.step for result in callback.results][:1] == [0]
+@together
+def test_fast_dev_run_and_sanity_checking(names: tuple[str, ...], tmp_path: Path) -> None:
+    callbacks = make(names)
+    trainer(tmp_path, list(callbacks.values()), fast_dev_run=True, logger=True).fit(Convnet(), **loaders())
+    for name, callback in callbacks.items():
+        assert callback.last_result.step == 1, name
+    callbacks = make(names, at_start=True)
+    options: dict[str, Any] = {"num_sanity_val_steps": 2, "max_epochs": 1}
+    trainer(tmp_path, list(callbacks.values()), **options).fit(Convnet(), **loaders())
+    for name, callback in callbacks.items():
+        assert [result.step for result in callback.results][:1] == [0], name
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_second_fit_goes_on_and_another_model_starts_anew(case: str, tmp_path: Path) -> None:
-    callback = CASES[case].make(every_n_train_steps=None)
-    run = trainer(tmp_path, [callback], max_epochs=1)
+@together
+def test_a_second_fit_goes_on_and_another_model_starts_anew(names: tuple[str, ...], tmp_path: Path) -> None:
+    callbacks = make(names, every_n_train_steps=None)
+    run = trainer(tmp_path, list(callbacks.values()), max_epochs=1)
     model = Convnet()
     run.fit(model, **loaders())
-    before = len(callback.results)
+    before = {name: len(callback.results) for name, callback in callbacks.items()}
     run.fit_loop.max_epochs = 3
     run.fit(model, **loaders())
-    assert len(callback.results) == before + 2
-    assert callback.last_result.step == 12
-    trainer(tmp_path, [callback], max_epochs=1).fit(Convnet(), **loaders())
-    assert callback.last_result.step == 4 and len(callback.results) == before
+    for name, callback in callbacks.items():
+        assert len(callback.results) == before[name] + 2, name
+        assert callback.last_result.step == 12, name
+    trainer(tmp_path, list(callbacks.values()), max_epochs=1).fit(Convnet(), **loaders())
+    for name, callback in callbacks.items():
+        assert callback.last_result.step == 4 and len(callback.results) == before[name], name
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_validate_test_and_predict_are_left_alone(case: str, tmp_path: Path) -> None:
-    callback = CASES[case].make()
-    trainer(tmp_path, [callback]).validate(Convnet(), DataLoader(NoisyImages(), 8), verbose=False)
-    assert callback.last_result is None
+@together
+def test_validate_test_and_predict_are_left_alone(names: tuple[str, ...], tmp_path: Path) -> None:
+    callbacks = make(names)
+    loader = DataLoader(NoisyImages(), 8)
+    trainer(tmp_path, list(callbacks.values())).validate(Convnet(), loader, verbose=False)
+    assert all(callback.last_result is None for callback in callbacks.values())
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_manual_optimisation_counts_batches(case: str, tmp_path: Path) -> None:
-    callback = CASES[case].make(every_n_epochs=None, every_n_train_steps=3, at_end=False)
-    trainer(tmp_path, [callback]).fit(TwoOptimizers(), **loaders())
-    assert [result.step for result in callback.results if result.step] == [3, 6]
+@together
+def test_manual_optimisation_counts_batches(names: tuple[str, ...], tmp_path: Path) -> None:
+    callbacks = make(names, every_n_epochs=None, every_n_train_steps=3, at_end=False)
+    trainer(tmp_path, list(callbacks.values())).fit(TwoOptimizers(), **loaders())
+    for name, callback in callbacks.items():
+        assert [result.step for result in callback.results if result.step] == [3, 6], name
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_accumulated_batches_are_one_step(case: str, tmp_path: Path) -> None:
-    callback = CASES[case].make(every_n_epochs=None, every_n_train_steps=1, at_end=False)
-    trainer(tmp_path, [callback], accumulate_grad_batches=2).fit(Convnet(), **loaders())
-    assert [result.step for result in callback.results if result.step] == [1, 2, 3, 4]
+@together
+def test_accumulated_batches_are_one_step(names: tuple[str, ...], tmp_path: Path) -> None:
+    callbacks = make(names, every_n_epochs=None, every_n_train_steps=1, at_end=False)
+    trainer(tmp_path, list(callbacks.values()), accumulate_grad_batches=2).fit(Convnet(), **loaders())
+    for name, callback in callbacks.items():
+        assert [result.step for result in callback.results if result.step] == [1, 2, 3, 4], name
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_compiled_submodules(case: str, tmp_path: Path) -> None:
+@together
+def test_compiled_submodules(names: tuple[str, ...], tmp_path: Path) -> None:
     """Names are the user's, hooks fire, and training is not compiled a second time."""
     import torch._dynamo as dynamo
 
@@ -141,7 +165,8 @@ def test_compiled_submodules(case: str, tmp_path: Path) -> None:
         trainer(tmp_path, callbacks).fit(model)
         return dynamo.utils.counters["stats"]["unique_graphs"]
 
-    callback = CASES[case].make(every_n_train_steps=1)
-    assert compilations([]) == compilations([callback]) > 0
-    assert "_orig_mod" not in str(callback.last_result.to_state())
-    assert callback.last_result.step == 8
+    callbacks = make(names, every_n_train_steps=4)
+    assert compilations([]) == compilations(list(callbacks.values())) > 0
+    for name, callback in callbacks.items():
+        assert "_orig_mod" not in str(callback.last_result.to_state()), name
+        assert callback.last_result.step == 8, name

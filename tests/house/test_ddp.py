@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import pytest
 import torch
 
 from lightning_dynamics import LocalReport
+from lightning_dynamics.figures.result import Result
+from tests.house.cases import NAMES, make, together, wide
 from tests.house.models import Convnet, loaders
-from tests.house.registry import CASES
 from tests.house.training import trainer
 
 TWO = {"strategy": "ddp_fork", "devices": 2}
@@ -39,36 +41,40 @@ class NoLearning(Convnet):
 class SavesResults(lightning.Callback):
     """Brings results out of processes that end with the training."""
 
-    def __init__(self, callback: Any, folder: Path) -> None:
-        self.callback = callback
+    def __init__(self, callbacks: dict[str, Any], folder: Path) -> None:
+        self.callbacks = callbacks
         self.folder = folder
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        state = [result.to_state() for result in self.callback.results]
+        state = {name: [one.to_state() for one in callback.results] for name, callback in self.callbacks.items()}
         torch.save(state, self.folder / f"{trainer.world_size}-{trainer.global_rank}.pt")
 
 
-def fit(folder: Path, callback: Any, **options: Any) -> None:
+def fit(folder: Path, callbacks: dict[str, Any], **options: Any) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)  # as ddp_fork's children have it: float32 sums in the same order
-    trainer(folder, [callback, SavesResults(callback, folder)], **options).fit(NoLearning(), **loaders())
+    saves = SavesResults(callbacks, folder)
+    trainer(folder, [*callbacks.values(), saves], **options).fit(NoLearning(), **loaders())
 
 
-@pytest.mark.parametrize("case", CASES)
+@together
 @pytest.mark.parametrize("num_examples", [24, 8], ids=["odd number of minibatches", "a rank without work"])
-def test_two_processes_equal_one(case: str, num_examples: int, tmp_path: Path) -> None:
+def test_two_processes_equal_one(names: tuple[str, ...], num_examples: int, tmp_path: Path) -> None:
     for options in ({}, TWO):
-        fit(tmp_path, CASES[case].make(num_examples=num_examples, at_start=True), **options)
-    one, first, second = (torch.load(tmp_path / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
-    assert len(one) >= 2
-    # The same events but for their steps: two processes take half as many.
-    for a, b, c in zip((one[0], one[-1]), (first[0], first[-1]), (second[0], second[-1]), strict=True):
-        assert b["num_examples"] == a["num_examples"] == num_examples
-        a, b, c = (numbers(state) for state in (a, b, c))
-        assert a.keys() == b.keys() == c.keys()
-        for key in a:
-            torch.testing.assert_close(b[key], a[key], rtol=1e-9, atol=1e-9, equal_nan=True)
-            torch.testing.assert_close(c[key], b[key], rtol=0, atol=0, equal_nan=True)
+        fit(tmp_path, make(names, num_examples=num_examples, at_start=True), **options)
+    found = [torch.load(tmp_path / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt")]
+    for name in names:
+        one, first, second = (results[name] for results in found)
+        assert len(one) >= 2, name
+        # The same events but for their steps: two processes take half as many.
+        for a, b, c in zip((one[0], one[-1]), (first[0], first[-1]), (second[0], second[-1]), strict=True):
+            assert b["num_examples"] == a["num_examples"] == num_examples
+            a, b, c = (numbers(state) for state in (a, b, c))
+            assert a.keys() == b.keys() == c.keys(), name
+            for key in a:
+                where = f"{name}: {key}"
+                torch.testing.assert_close(b[key], a[key], rtol=1e-9, atol=1e-9, equal_nan=True, msg=where)
+                torch.testing.assert_close(c[key], b[key], rtol=0, atol=0, equal_nan=True, msg=where)
 
 
 def numbers(value: Any, path: str = "") -> dict[str, Any]:
@@ -90,32 +96,45 @@ class FailsOnRankOne:
         return self.measure(context)
 
 
-@pytest.mark.parametrize("case", CASES)
+@together
 def test_one_failing_process_does_not_hang_the_other(
-    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    callback = CASES[case].make(on_error="warn")
-    monkeypatch.setattr(callback, "measure", FailsOnRankOne(callback))
-    fit(tmp_path, callback, **TWO)
-    assert torch.load(tmp_path / "2-0.pt") == torch.load(tmp_path / "2-1.pt") == []
+    callbacks = make(names, on_error="warn")
+    for callback in callbacks.values():
+        monkeypatch.setattr(callback, "measure", FailsOnRankOne(callback))
+    fit(tmp_path, callbacks, **TWO)
+    nothing: dict[str, list[Any]] = {name: [] for name in names}
+    assert torch.load(tmp_path / "2-0.pt") == torch.load(tmp_path / "2-1.pt") == nothing
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_on_error_raise_ends_every_process(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    callback = CASES[case].make(on_error="raise")
-    monkeypatch.setattr(callback, "measure", FailsOnRankOne(callback))
+@wide("on_error", ["raise"], first=0)
+def test_on_error_raise_ends_every_process(
+    name: str, on_error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callbacks = make([name], on_error=on_error)
+    monkeypatch.setattr(callbacks[name], "measure", FailsOnRankOne(callbacks[name]))
     with warnings.catch_warnings(), pytest.raises(Exception, match="broken on rank one|another process"):
-        fit(tmp_path, callback, **TWO)
+        fit(tmp_path, callbacks, **TWO)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_rank_zero_publishes_each_event_once(case: str, tmp_path: Path) -> None:
-    callback = CASES[case].make()
-    fit(tmp_path, callback, logger=LocalReport(save_dir=str(tmp_path), name="report"), **TWO)
+@together
+def test_rank_zero_publishes_each_event_once(
+    names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Result, "panels", lambda self: {})  # how they look is seen in test_published
+    callbacks = make(names)
+    for callback in callbacks.values():
+        callback.shows = callback.schedule
+    fit(tmp_path, callbacks, logger=LocalReport(save_dir=str(tmp_path), name="report"), **TWO)
     (version,) = (tmp_path / "report").iterdir()
-    results = torch.load(tmp_path / "2-0.pt")
-    shown = [result for result in results if result["step"] or callback.shows is callback.schedule]
-    assert len(list((version / "results").glob("*.npz"))) == len(shown) > 0
+    lines = [json.loads(line) for line in (version / "events.jsonl").read_text().splitlines()]
+    found = torch.load(tmp_path / "2-0.pt")
+    for name, callback in callbacks.items():
+        group = f"{callback.group}/{callback.name}"
+        shown = [(line["epoch"], line["step"]) for line in lines if line["group"] == group]
+        assert shown == [(result["epoch"], result["step"]) for result in found[name]] != [], name
+    assert len(list((version / "results").glob("*.npz"))) == len(lines)
     assert (version / "index.html").stat().st_size > 10_000
 
 
@@ -126,22 +145,19 @@ def test_ddp_from_a_script(tmp_path: Path) -> None:
         textwrap.dedent(
             f"""
             from pathlib import Path
-            import torch
-            from tests.house.registry import CASES
+            from tests.house.cases import NAMES, make
             from tests.house.test_ddp import fit
 
             if __name__ == "__main__":
-                for number, case in enumerate(CASES.values()):
-                    folder = Path({str(tmp_path)!r}) / str(number)
-                    folder.mkdir(exist_ok=True)
-                    fit(folder, case.make(), strategy="ddp", devices=2)
+                fit(Path({str(tmp_path)!r}), make(NAMES), strategy="ddp", devices=2)
             """
         )
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
     ended = subprocess.run([sys.executable, str(script)], env=environment, timeout=240, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    for number in range(len(CASES)):
-        ranks = [torch.load(tmp_path / str(number) / f"2-{rank}.pt") for rank in (0, 1)]
-        assert ranks[0] and len(ranks[0]) == len(ranks[1])
-        assert ranks[0][-1]["step"] == ranks[1][-1]["step"] == 4
+    ranks = [torch.load(tmp_path / f"2-{rank}.pt") for rank in (0, 1)]
+    for name in NAMES:
+        first, second = (results[name] for results in ranks)
+        assert first and len(first) == len(second), name
+        assert first[-1]["step"] == second[-1]["step"] == 4, name

@@ -1,9 +1,10 @@
-"""House rule 1: training is bit-identical with and without the callback."""
+"""House rule 1: training is bit-identical with and without the callbacks."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.house.cases import each, make, together
 from tests.house.models import Convnet, Frozen, TwoOptimizers, loaders
-from tests.house.registry import CASES
 from tests.house.training import assert_identical, train
 
 SETTINGS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
@@ -27,33 +28,52 @@ SETTINGS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_training_is_bit_identical(case: str, setting: str, tmp_path: Path) -> None:
+@lru_cache
+def without(setting: str) -> dict[str, Any]:
+    """What training leaves behind that nobody watches; it is not changed."""
     model, data, options = SETTINGS[setting]
-    without = train(tmp_path, model(), loaders(**data), [], **options)
-    callback = CASES[case].make(every_n_train_steps=3, at_start=True)
-    with_it = train(tmp_path, model(), loaders(**data), [callback], **options)
-    assert len(callback.results) >= 3, "the analysis did not run"
-    assert_identical(without, with_it)
+    return train(Path("unused"), model(), loaders(**data), [], **options)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_failing_analysis_leaves_training_alone(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    without = train(tmp_path, Convnet(), loaders(), [])
-    callback = CASES[case].make(every_n_train_steps=3, on_error="warn")
-    measure = callback.measure
+@together
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_training_is_bit_identical(names: tuple[str, ...], setting: str, tmp_path: Path) -> None:
+    model, data, options = SETTINGS[setting]
+    callbacks = make(names, every_n_train_steps=3, at_start=True)
+    with_them = train(tmp_path, model(), loaders(**data), list(callbacks.values()), **options)
+    for name, callback in callbacks.items():
+        assert len(callback.results) >= 3, f"{name} did not run"
+    assert_identical(without(setting), with_them)
 
-    def fails_after_measuring(context: Any) -> Any:
-        measure(context)
-        for module in context.module.modules():
-            module.training = True
-        raise RuntimeError("no")
 
-    monkeypatch.setattr(callback, "measure", fails_after_measuring)
+@each
+def test_training_is_bit_identical_when_pictures_are_drawn(name: str, tmp_path: Path) -> None:
+    (callback,) = make([name], draws=True, every_n_train_steps=6, at_start=True).values()
     with_it = train(tmp_path, Convnet(), loaders(), [callback])
-    assert callback.last_result is None
-    assert_identical(without, with_it)
+    assert len(callback.results) >= 2, "the analysis did not run"
+    assert_identical(without("plain"), with_it)
+
+
+@together
+def test_failing_analyses_leave_training_alone(
+    names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callbacks = make(names, every_n_train_steps=3, on_error="warn")
+
+    def fails_after(measure: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def fails(context: Any) -> Any:
+            measure(context)
+            for module in context.module.modules():
+                module.training = True
+            raise RuntimeError("no")
+
+        return fails
+
+    for callback in callbacks.values():
+        monkeypatch.setattr(callback, "measure", fails_after(callback.measure))
+    with_them = train(tmp_path, Convnet(), loaders(), list(callbacks.values()))
+    assert all(callback.last_result is None for callback in callbacks.values())
+    assert_identical(without("plain"), with_them)
 
 
 SINS: dict[str, Callable[[Any, Any, Any], object]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader
 
+from tests.house.cases import make, together
 from tests.house.models import Convnet, NoisyImages
-from tests.house.registry import CASES
 from tests.house.training import assert_identical, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -46,40 +47,42 @@ class Stops(Callback):
         trainer.should_stop = trainer.global_step == self.step
 
 
-def fit(folder: Path, callback: Any, *, checkpoint: str | None = None, stop: int = -1) -> None:
+def fit(folder: Path, callbacks: dict[str, Any], *, checkpoint: str | None = None, stop: int = -1) -> None:
     torch.manual_seed(0)
     keeper = ModelCheckpoint(dirpath=folder, filename="{step}", save_top_k=-1, every_n_train_steps=3)
-    run = trainer(folder, [callback, keeper, Stops(stop)], enable_checkpointing=True, max_epochs=3)
+    run = trainer(folder, [*callbacks.values(), keeper, Stops(stop)], enable_checkpointing=True, max_epochs=3)
     run.fit(Undisturbed(), DataLoader(Quiet(), 8), ckpt_path=checkpoint)
 
 
-@pytest.mark.parametrize("case", CASES)
+@together
 @pytest.mark.parametrize("stop", [6, 9], ids=["mid-epoch", "later"])
-def test_resumed_equals_uninterrupted(case: str, stop: int, tmp_path: Path) -> None:
-    options = {"every_n_train_steps": 2, "at_start": True}
-    whole = CASES[case].make(**options)
+def test_resumed_equals_uninterrupted(names: tuple[str, ...], stop: int, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"every_n_train_steps": 2, "at_start": True}
+    whole, first, resumed = (make(names, **options) for _ in range(3))
     fit(tmp_path / "whole", whole)
-    first = CASES[case].make(**options)
     fit(tmp_path / "cut", first, stop=stop)
-    resumed = CASES[case].make(**options)
     fit(tmp_path / "cut", resumed, checkpoint=str(tmp_path / "cut" / f"step={stop}.ckpt"))
-    assert [result.step for result in resumed.results] == [result.step for result in whole.results]
-    for a, b in zip(whole.results, resumed.results, strict=True):
-        assert_identical(a.to_state(), b.to_state())
+    for name in names:
+        one, other = whole[name].results, resumed[name].results
+        assert [result.step for result in one] == [result.step for result in other], name
+        for a, b in zip(one, other, strict=True):
+            assert_identical(a.to_state(), b.to_state(), name)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_checkpoints_load_as_weights_only(case: str, tmp_path: Path) -> None:
-    callback = CASES[case].make(at_start=True)
-    fit(tmp_path, callback)
+@together
+def test_checkpoints_load_as_weights_only(names: tuple[str, ...], tmp_path: Path) -> None:
+    callbacks = make(names, at_start=True)
+    fit(tmp_path, callbacks)
     checkpoint = torch.load(tmp_path / "step=3.ckpt", weights_only=True)
-    assert callback.state_key in checkpoint["callbacks"]
+    for callback in callbacks.values():
+        assert callback.state_key in checkpoint["callbacks"]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_of_a_class_keep_their_own_state(case: str, tmp_path: Path) -> None:
-    pair = [CASES[case].make(seed=0), CASES[case].make(seed=1)]
-    run = trainer(tmp_path, pair, enable_checkpointing=True, max_epochs=1)
+@together
+def test_two_of_a_class_keep_their_own_state(names: tuple[str, ...], tmp_path: Path) -> None:
+    pairs = [make([name], name=None, seed=seed)[name] for name in names for seed in (0, 1)]
+    run = trainer(tmp_path, pairs, enable_checkpointing=True, max_epochs=1)
     run.fit(Undisturbed(), DataLoader(Quiet(), 8))
-    assert pair[0].state_key != pair[1].state_key
-    assert {callback.label for callback in pair} == {pair[0].group, f"{pair[0].group}-2"}
+    assert len({callback.state_key for callback in pairs}) == len({callback.label for callback in pairs}) == len(pairs)
+    for callback in pairs:
+        assert re.fullmatch(rf"{callback.group}(-\d+)?", callback.label)

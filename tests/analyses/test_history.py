@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from lightning_dynamics.analyses.history import History
-from lightning_dynamics.figures.result import Result
+from lightning_dynamics.analyses.result import AnalysisResult
 
 
 def history(count: int, limit: int = 8) -> History[Result]:
@@ -45,7 +45,7 @@ def test_a_history_from_its_state_goes_on_as_if_never_cut(cut: int) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Heavy(Result):
+class Heavy(AnalysisResult):
     load: list[int]
 
     def condensed(self) -> Heavy:

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lightning_dynamics.core.checkpoints import at_checkpoint
 from lightning_dynamics.core.isolation import isolated
 from lightning_dynamics.core.lightning import ConfigurationError
+from tests.house.training import trainer
 
 
 def net(seed: int, width: int = 3) -> nn.Module:
@@ -140,16 +141,9 @@ def test_a_real_lightning_checkpoint(tmp_path: Path) -> None:
             return torch.optim.Adam(self.parameters(), 0.1)
 
     module = Model()
-    trainer = Trainer(
-        max_steps=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, torch.utils.data.DataLoader(torch.randn(4, 2), batch_size=2))  # type: ignore[arg-type]
-    trainer.save_checkpoint(tmp_path / "real.ckpt")
+    run = trainer(tmp_path, [], max_steps=2)
+    run.fit(module, torch.utils.data.DataLoader(torch.randn(4, 2), batch_size=2))
+    run.save_checkpoint(tmp_path / "real.ckpt")
     fresh = Model()
     with at_checkpoint(fresh, tmp_path / "real.ckpt", argument="compare_to"):
         assert torch.equal(fresh.layer.weight, module.layer.weight)

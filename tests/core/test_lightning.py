@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch
@@ -22,6 +23,7 @@ from lightning_dynamics.core.lightning import (
     to_device,
     validation_loaders,
 )
+from tests.house.training import trainer
 
 PACKAGES = [lightning.pytorch, pytorch_lightning]
 pytestmark = [
@@ -62,17 +64,9 @@ def model(package: Any, *, manual: bool = False) -> Any:
 
 
 def fit(package: Any, module: Any, callback: Any, *, val: Any = None, batches: int = 5, **options: Any) -> Any:
-    trainer = package.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=callback,
-        **{"max_epochs": 2, "devices": 1, **options},
-    )
-    trainer.fit(module, DataLoader(torch.randn(4 * batches, 2), batch_size=4), val)  # type: ignore[arg-type]
-    return trainer
+    run = trainer(Path("unused"), [callback], package=package, **options)
+    run.fit(module, DataLoader(torch.randn(4 * batches, 2), batch_size=4), val)  # type: ignore[arg-type]
+    return run
 
 
 class Steps(Callback):
@@ -120,19 +114,10 @@ def test_steps_taken_with_two_optimizers(package: Any) -> None:
 
 @pytest.mark.parametrize("manual", [False, True])
 def test_steps_taken_go_on_after_resuming(package: Any, manual: bool, tmp_path: Any) -> None:
-    trainer = fit(package, model(package, manual=manual), Steps(), max_epochs=1)
-    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    first = fit(package, model(package, manual=manual), Steps(), max_epochs=1)
+    first.save_checkpoint(tmp_path / "x.ckpt")
     steps = Steps()
-    resumed = package.Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=2,
-        logger=False,
-        callbacks=steps,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    resumed = trainer(Path("unused"), [steps], package=package)
     loader = DataLoader(torch.randn(20, 2), batch_size=4)  # type: ignore[arg-type, var-annotated]
     resumed.fit(model(package, manual=manual), loader, ckpt_path=tmp_path / "x.ckpt")
     assert steps.start == [5]

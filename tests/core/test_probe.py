@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import UserDict
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +32,7 @@ from lightning_dynamics.core import probe as module_under_test
 from lightning_dynamics.core.distributed import Ranks
 from lightning_dynamics.core.lightning import Callback, ConfigurationError
 from lightning_dynamics.core.probe import Batch, Probe, forget_probes, probe_for
+from tests.house.training import trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -99,18 +101,9 @@ class Look(Callback):
 
 
 def fit(callback: Any, train: Any, val: Any = None, *, module: Any = None, package: Any = None, **options: Any) -> Any:
-    trainer = (package or lightning.pytorch).Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        callbacks=callback,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"max_epochs": 1, **options},
-    )
-    trainer.fit(module or Model(), train, val)
-    return trainer
+    run = trainer(Path("unused"), [callback], package=package or lightning.pytorch, **{"max_epochs": 1, **options})
+    run.fit(module or Model(), train, val)
+    return run
 
 
 def look_at(data: Any, train: Any = None, val: Any = None, **options: Any) -> Probe:

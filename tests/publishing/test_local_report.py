@@ -10,18 +10,19 @@ import pytest
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from lightning_dynamics.figures.result import Result
+from lightning_dynamics.analyses.result import AnalysisResult
 from lightning_dynamics.panels import Download, Film, Page, Picture, Scalar, Table
 from lightning_dynamics.publishing import Event, LocalReport, publish
 from lightning_dynamics.publishing.local_report.page import thin, thin_curve
 from lightning_dynamics.publishing.local_report.store import safe
 from tests import browser
+from tests.house.training import trainer
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 
 
 @dataclass(frozen=True, eq=False)
-class Found(Result):
+class Found(AnalysisResult):
     similarity: torch.Tensor
 
 
@@ -241,17 +242,8 @@ def test_both_trainers(package, tmp_path):
             return out
 
     log = LocalReport(tmp_path)
-    trainer = lightning.Trainer(
-        max_steps=2,
-        limit_val_batches=1,
-        log_every_n_steps=1,
-        accelerator="cpu",
-        logger=log,
-        default_root_dir=tmp_path,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(Model())
+    options = {"max_steps": 2, "limit_val_batches": 1, "logger": log, "enable_checkpointing": True}
+    trainer(tmp_path, [], package=lightning, **options).fit(Model())
     assert len(embedded(log, "chart")[0]) == 2
     html = log.index.read_text(encoding="utf-8")
     assert "train_loss" in html and "width" in html and "success" in html

@@ -459,15 +459,7 @@ def test_lightning_modules_of_both_packages(tmp_path):
     ours, theirs = callback(), callback()
     fit(tmp_path, Task(mlp()), vectors(), ours, epochs=1)
     torch.manual_seed(0)
-    run = pytorch_lightning.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[theirs],
-    )
+    run = trainer(tmp_path, theirs, package=pytorch_lightning, epochs=1)
     run.fit(Twin(), DataLoader(vectors(), batch_size=16))
     assert_same_result(ours.last_result, theirs.last_result)
     assert isinstance(Task(mlp()), lightning.LightningModule)

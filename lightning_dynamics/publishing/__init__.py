@@ -7,7 +7,7 @@ Register your own logger with::
 """
 
 from lightning_dynamics.publishing import tensorboard, wandb  # noqa: F401  (each registers its logger)
-from lightning_dynamics.publishing.dispatch import Event, publish, show
+from lightning_dynamics.publishing.dispatch import Event, publish, publish_panels, publish_result, show
 from lightning_dynamics.publishing.local_report import LocalReport
 
-__all__ = ["Event", "LocalReport", "publish", "show"]
+__all__ = ["Event", "LocalReport", "publish", "publish_panels", "publish_result", "show"]

@@ -66,3 +66,45 @@ def publish(loggers: Iterable[Any], event: Event) -> None:
             failure = failure or error
     if failure is not None:
         raise failure
+
+
+def publish_panels(
+    loggers: Any, panels: Panels, label: str, *, epoch: int = 0, step: int = 0, result: Result | None = None
+) -> None:
+    """Show panels that belong together in one logger or several; call it on rank zero only.
+
+    Args:
+        loggers: one logger, or several.
+        panels: name to panel; the keys become ``"{label}/{name}"``.
+        label: the prefix; W&B and the local report make a section of it.
+        epoch: of these panels.
+        step: likewise; the loggers' x-axis.
+        result: the raw numbers behind them, which a local report keeps.
+
+    Raises:
+        Exception: as for :func:`publish`.
+    """
+    many = loggers if isinstance(loggers, Iterable) else [loggers]
+    labelled = {f"{label}/{name}": panel for name, panel in panels.items()}
+    publish(many, Event(label, epoch, step, labelled, result))
+
+
+def publish_result(loggers: Any, result: Result, label: str, *, epoch: int = 0, step: int = 0) -> None:
+    """Show a result in one logger or several: its numbers, pictures and tables; call it on rank zero only.
+
+    Callbacks publish their results themselves. This is for results that no callback made::
+
+        publish_result([wandb_logger, report], compare_intrinsic_dimensions(found), "subspace")
+
+    Args:
+        loggers: one logger, or several.
+        result: what to show; a local report keeps its raw numbers, too.
+        label: as for :func:`publish_panels`.
+        epoch: likewise.
+        step: likewise.
+
+    Raises:
+        Exception: as for :func:`publish`.
+    """
+    numbers = {name: Scalar(value) for name, value in result.scalars().items()}
+    publish_panels(loggers, {**result.panels(), **numbers}, label, epoch=epoch, step=step, result=result)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 from lightning_dynamics.core.lightning import both
-from lightning_dynamics.panels import Download, Picture, Scalar
-from lightning_dynamics.publishing.dispatch import Event, publish, scalars, show
+from lightning_dynamics.figures.result import Result, tables
+from lightning_dynamics.panels import Download, Picture, Scalar, Table
+from lightning_dynamics.publishing.dispatch import Event, publish, publish_panels, publish_result, scalars, show
 
 EVENT = Event(
     "cka",
@@ -86,3 +88,49 @@ def test_one_failing_logger_does_not_silence_the_others() -> None:
     with pytest.raises(OSError, match="disk full"):
         publish([before, Recorder(first), Recorder(second), after], EVENT)
     assert len(before.calls) == len(after.calls) == 1
+
+
+@dataclass(frozen=True, eq=False)
+class Found(Result):
+    """A result that no callback made."""
+
+    answer: float
+
+    def scalars(self) -> dict[str, float]:
+        """Its number."""
+        return {"answer": self.answer}
+
+
+@tables.register
+def _(result: Found) -> dict[str, Table]:
+    return {"all": Table(["answer"], [[result.answer]])}
+
+
+class Keeper(Recorder):
+    """A logger that keeps whole events."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[Event] = []
+
+
+@show.register
+def _(logger: Keeper, event: Event) -> None:
+    logger.events.append(event)
+
+
+def test_a_result_is_published_as_one_event_with_its_numbers_and_panels() -> None:
+    one, other, found = Keeper(), Keeper(), Found(42.0)
+    publish_result([one, other], found, "study/a", epoch=2, step=7)
+    (event,) = one.events
+    assert other.events == [event]
+    assert (event.group, event.epoch, event.step, event.result) == ("study/a", 2, 7, found)
+    assert sorted(event.panels) == ["study/a/all", "study/a/answer"]
+    assert scalars(event) == {"epoch": 2, "study/a/answer": 42.0}
+
+
+def test_a_single_logger_may_be_given_alone() -> None:
+    logger = Recorder()
+    publish_panels(logger, {"x": Scalar(1.0)}, "study")
+    publish_result(logger, Found(2.0), "study")
+    assert logger.calls == [({"epoch": 0, "study/x": 1.0}, 0), ({"epoch": 0, "study/answer": 2.0}, 0)]

@@ -31,6 +31,12 @@ def load(data_file: Path | None = None) -> tuple[TensorDataset, TensorDataset]:
     return _dataset(images[train], labels[train]), _dataset(images[validation], labels[validation])
 
 
+def shape_and_classes(data: TensorDataset) -> tuple[torch.Size, int]:
+    """``(C, H, W)`` of its images, and the number of classes."""
+    images, labels = data.tensors
+    return images.shape[1:], int(labels.max()) + 1
+
+
 def _dataset(images: np.ndarray, labels: np.ndarray) -> TensorDataset:
     pixels = torch.from_numpy(images)
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.movedim(-1, 1).contiguous()

@@ -64,6 +64,25 @@ class Classifier(pl.LightningModule):
         self.log("val/accuracy", (logits.argmax(1) == batch[1]).float().mean(), prog_bar=True)
 
 
+def along_a_cosine(module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> dict[str, object]:
+    """What ``configure_optimizers`` returns for a rate that falls to zero along a cosine."""
+    steps = int(module.trainer.estimated_stepping_batches)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class Sgd(Classifier):
+    """Any network, trained by SGD."""
+
+    def __init__(self, net: nn.Module, lr: float, momentum: float = 0.0) -> None:
+        super().__init__(net)
+        self.lr = lr
+        self.momentum = momentum
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=self.momentum)
+
+
 class AlongACosine(Classifier):
     """Any network, trained by SGD with a rate that falls to zero along a cosine."""
 
@@ -73,6 +92,4 @@ class AlongACosine(Classifier):
 
     def configure_optimizers(self) -> dict[str, object]:
         optimizer = torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9, weight_decay=5e-4)
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return along_a_cosine(self, optimizer)

@@ -8,12 +8,14 @@ What a result class looks like is said beside it, by functions that are register
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import singledispatch
 from os import PathLike
 from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, final
 
 import numpy as np
@@ -122,6 +124,12 @@ class Result:
             return cls.from_state(_join(json.loads(str(arrays["__plain__"])), arrays))
 
 
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
 def _framed(image: np.ndarray, ax: Axes | None) -> Figure:
     """A picture in axes without ticks, or as a figure of its own, pixel for pixel."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -131,6 +139,8 @@ def _framed(image: np.ndarray, ax: Axes | None) -> Figure:
         dpi, (height, width) = 100, image.shape[:2]
         figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi)
         FigureCanvasAgg(figure)
+        # A notebook shows figures by itself only where pyplot has been imported.
+        figure._repr_png_ = MethodType(_png, figure)  # type: ignore[attr-defined]
         ax = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     ax.imshow(image, interpolation="antialiased")
     ax.set_axis_off()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import FrozenInstanceError, dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lightning_dynamics.analyses.result import AnalysisResult
@@ -164,6 +166,12 @@ def test_a_result_plots_its_main_picture_pixel_for_pixel() -> None:
         figure.canvas.draw()
         image = np.asarray(figure.canvas.buffer_rgba())
         assert image.shape == (30, 20, 4) and (image[..., :3] == value).all()
+
+
+def test_a_notebook_shows_the_figure() -> None:
+    """IPython asks an object for this method; for plain figures it needs pyplot."""
+    with Image.open(io.BytesIO(Drawn(0, 0, 1, 30).plot()._repr_png_())) as image:  # type: ignore[attr-defined]
+        assert image.size == (20, 30) and image.convert("RGB").getpixel((5, 5)) == (10, 10, 10)
 
 
 def test_a_result_plots_into_given_axes() -> None:

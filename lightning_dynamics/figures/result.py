@@ -16,7 +16,7 @@ from functools import singledispatch
 from os import PathLike
 from pathlib import Path
 from types import MethodType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast, final
 
 import numpy as np
 import torch
@@ -144,7 +144,7 @@ def _framed(image: np.ndarray, ax: Axes | None) -> Figure:
         ax = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     ax.imshow(image, interpolation="antialiased")
     ax.set_axis_off()
-    return ax.figure
+    return cast("Figure", ax.figure)
 
 
 _TENSOR = "__tensor__"

@@ -35,7 +35,12 @@ if TYPE_CHECKING:
     from lightning_dynamics.interventions.difficulty_sampler import DifficultySampler
     from lightning_dynamics.interventions.random_subspace import RandomSubspaceCallback
     from lightning_dynamics.publishing import LocalReport
-    from lightning_dynamics.studies.intrinsic_dimension import IntrinsicDimension, intrinsic_dimension
+    from lightning_dynamics.studies.intrinsic_dimension import (
+        IntrinsicDimension,
+        IntrinsicDimensionComparison,
+        compare_intrinsic_dimensions,
+        intrinsic_dimension,
+    )
 
 __version__ = "0.1.0"
 
@@ -52,7 +57,12 @@ _NAMES = {
     "interventions.difficulty_sampler": ("DifficultySampler",),
     "interventions.random_subspace": ("RandomSubspaceCallback",),
     "publishing": ("LocalReport",),
-    "studies.intrinsic_dimension": ("IntrinsicDimension", "intrinsic_dimension"),
+    "studies.intrinsic_dimension": (
+        "IntrinsicDimension",
+        "IntrinsicDimensionComparison",
+        "compare_intrinsic_dimensions",
+        "intrinsic_dimension",
+    ),
 }
 _MODULES = {
     "cka": "analyses.cka",
@@ -82,6 +92,7 @@ __all__ = [
     "DifficultySampler",
     "FingerprintCallback",
     "IntrinsicDimension",
+    "IntrinsicDimensionComparison",
     "LandscapeCallback",
     "LandscapeResult",
     "LocalReport",
@@ -91,6 +102,7 @@ __all__ = [
     "VoGCallback",
     "VoGResult",
     "compare_fingerprints",
+    "compare_intrinsic_dimensions",
     "intrinsic_dimension",
 ]
 

@@ -1,44 +1,49 @@
-"""Searches for the intrinsic dimension -> panels: the curve of one, the comparison of several."""
+"""How a search for the intrinsic dimension looks, and a comparison of several."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lightning_dynamics.panels import Panels, Picture, Scalar, Table
+from lightning_dynamics.figures import line_chart
+from lightning_dynamics.figures.result import Pictures, pictures, tables
+from lightning_dynamics.panels import Picture, Table
 from lightning_dynamics.panels.values import Cell
+from lightning_dynamics.studies.intrinsic_dimension.comparison import IntrinsicDimensionComparison
 from lightning_dynamics.studies.intrinsic_dimension.result import Crossing, IntrinsicDimension
 
 
-def panels(found: IntrinsicDimension, name: str = "") -> Panels:
-    """One search: performance against dimension, every training, the dimensions as numbers.
-
-    Args:
-        found: the search.
-        name: of the network and task: in the title, and in the keys (``subspace/{name}/…``).
-    """
-    label = f"subspace/{name}" if name else "subspace"
-    shown: dict[str, Picture | Table | Scalar] = {f"{label}/trainings": _trainings(found)}
-    if len(found.dims):
-        shown[f"{label}/performance"] = Picture(_curve(found, name), _footer(found))
-    for kind, crossing in (("own", found.by_own_baseline), ("global", found.by_global_baseline)):
-        if crossing is not None:
-            shown[f"{label}/{_word(found)}_{kind}"] = Scalar(math.nan if crossing.dim is None else float(crossing.dim))
-    return shown
+@pictures.register
+def _pictures(found: IntrinsicDimension) -> Pictures:
+    return {"performance": lambda: Picture(_curve(found), _footer(found))} if len(found.dims) else {}
 
 
-def comparison(found: Mapping[str, IntrinsicDimension]) -> Panels:
-    """Several networks or tasks side by side: which is harder than which, and by how much.
+@tables.register
+def _tables(found: IntrinsicDimension) -> dict[str, Table]:
+    """Every training."""
+    columns = ["dimension", "mean", *(f"seed {seed}" for seed in found.seeds)]
+    rows: list[list[Cell]] = [
+        [str(dim), sum(values) / len(values), *values]
+        for dim, values in zip(found.dims.tolist(), found.performance.tolist(), strict=True)
+    ]
+    rows.append([f"direct ({found.size:,})", found.own_baseline, *found.direct.tolist()])
+    return {"trainings": Table(columns, rows, _footer(found))}
 
-    Args:
-        found: name to search. How many times harder is said against the first of them.
-    """
-    first = next(iter(found.values()))
-    word = _word(first)
+
+@pictures.register
+def _pictures_of_comparison(comparison: IntrinsicDimensionComparison) -> Pictures:
+    dims = sorted({dim for one in comparison.searches.values() for dim in one.dims.tolist()})
+    if not dims:
+        return {}
+    return {"performance": lambda: Picture(_curves(comparison, np.array(dims, np.float64)), _footer(comparison.first))}
+
+
+@tables.register
+def _tables_of_comparison(comparison: IntrinsicDimensionComparison) -> dict[str, Table]:
     rows: list[list[Cell]] = []
-    for name, one in found.items():
+    for name, one in comparison.searches.items():
         by_global = one.by_global_baseline
         rows.append(
             [
@@ -49,29 +54,23 @@ def comparison(found: Mapping[str, IntrinsicDimension]) -> Panels:
                 _dim(one.by_own_baseline),
                 _interval(one.by_own_baseline),
                 one.own_baseline,
-                _times(by_global, first.by_global_baseline),
-                _times(one.by_own_baseline, first.by_own_baseline),
+                *comparison.ratios(name),
             ]
         )
-    times = f"times {next(iter(found))}"
-    columns = ["task", "parameters", f"{word}, global", "interval", f"{word}, own", "its interval"]
+    first = comparison.first
+    times = f"times {next(iter(comparison.searches))}"
+    columns = ["task", "parameters", f"{first.symbol}, global", "interval", f"{first.symbol}, own", "its interval"]
     columns += ["own baseline", f"{times} (global)", f"{times} (own)"]
     caption = (
-        f"{word}: smallest dimension tried from which on the mean over seeds reaches {_share(first)} "
+        f"{first.symbol}: smallest dimension tried from which on the mean over seeds reaches {_share(first)} "
         "of the baseline. Intervals: of single seeds, each in (largest that fails, smallest that suffices]. "
         + _footer(first)
     )
-    shown: dict[str, Picture | Table] = {"subspace/comparison": Table(columns, rows, caption)}
-    dims = sorted({dim for one in found.values() for dim in one.dims.tolist()})
-    if dims:
-        picture = _together(found, np.array(dims, dtype=np.float64))
-        shown["subspace/performance"] = Picture(picture, _footer(first))
-    return shown
+    return {"comparison": Table(columns, rows, caption)}
 
 
-def _curve(found: IntrinsicDimension, name: str) -> np.ndarray:
-    from lightning_dynamics.figures import line_chart
-
+def _curve(found: IntrinsicDimension) -> NDArray[np.uint8]:
+    """Performance against dimension, of all seeds."""
     performance = found.performance.numpy()
     series = {f"mean of {len(found.seeds)} seeds": performance.mean(1)}
     if len(found.seeds) > 1:
@@ -82,14 +81,14 @@ def _curve(found: IntrinsicDimension, name: str) -> np.ndarray:
         levels[f"{share} of the global baseline"] = found.by_global_baseline
     lines = {text: np.full(len(found.dims), crossing.target) for text, crossing in levels.items()}
     marks = [
-        (f"{_word(found)} {kind} {crossing.dim}", float(crossing.dim))
+        (f"{found.symbol} {kind} {crossing.dim}", float(crossing.dim))
         for kind, crossing in (("own", found.by_own_baseline), ("global", found.by_global_baseline))
         if crossing is not None and crossing.dim is not None
     ]
     return line_chart(
         found.dims.numpy(),
         series | lines,
-        title=f"Performance in random subspaces{f': {name}' if name else ''}",
+        title=f"Performance in random subspaces{f': {found.name}' if found.name else ''}",
         footer=_footer(found),
         x_title=f"dimension of the subspace (of {found.size:,})",
         y_title=found.settings["metric"],
@@ -98,37 +97,25 @@ def _curve(found: IntrinsicDimension, name: str) -> np.ndarray:
     )
 
 
-def _together(found: Mapping[str, IntrinsicDimension], dims: np.ndarray) -> np.ndarray:
-    from lightning_dynamics.figures import line_chart
-
-    first = next(iter(found.values()))
+def _curves(comparison: IntrinsicDimensionComparison, dims: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Mean performance of each search, relative to its direct training."""
     series = {}
-    for name, one in found.items():
+    for name, one in comparison.searches.items():
         if len(one.dims):
             # Straight lines between what was tried, also where only another search tried something.
             own = np.log(one.dims.double().numpy())
             relative = one.performance.mean(1).numpy() / one.own_baseline
             series[name] = np.interp(np.log(dims), own, relative, left=np.nan, right=np.nan)
-    threshold = first.settings["threshold"]
+    first = comparison.first
     return line_chart(
         dims,
-        series | {_share(first): np.full(len(dims), threshold)},
+        series | {_share(first): np.full(len(dims), first.settings["threshold"])},
         title="Performance in random subspaces, relative to direct training",
         footer=_footer(first),
         x_title="dimension of the subspace",
         y_title=f"{first.settings['metric']} / that of direct training",
         log_x=True,
     )
-
-
-def _trainings(found: IntrinsicDimension) -> Table:
-    columns = ["dimension", "mean", *(f"seed {seed}" for seed in found.seeds)]
-    rows = [
-        [dim, sum(values) / len(values), *values]
-        for dim, values in zip(found.dims.tolist(), found.performance.tolist(), strict=True)
-    ]
-    direct: list[str | float] = [f"direct ({found.size:,})", found.own_baseline, *found.direct.tolist()]
-    return Table(columns, [[str(row[0]), *row[1:]] for row in rows] + [direct], _footer(found))
 
 
 def _footer(found: IntrinsicDimension) -> str:
@@ -143,11 +130,6 @@ def _share(found: IntrinsicDimension) -> str:
     return f"{100 * found.settings['threshold']:g} %"
 
 
-def _word(found: IntrinsicDimension) -> str:
-    """d_int90 and the like."""
-    return f"d_int{100 * found.settings['threshold']:g}"
-
-
 def _dim(crossing: Crossing) -> int | str:
     return "not reached" if crossing.dim is None else crossing.dim
 
@@ -155,9 +137,3 @@ def _dim(crossing: Crossing) -> int | str:
 def _interval(crossing: Crossing) -> str:
     low, high = crossing.interval
     return f"({low}, {'∞' if math.isinf(high) else int(high)}]"
-
-
-def _times(crossing: Crossing | None, first: Crossing | None) -> float | None:
-    if crossing is None or first is None or crossing.dim is None or first.dim is None:
-        return None
-    return crossing.dim / first.dim

@@ -156,7 +156,7 @@ class _Trainings:
 
     def result(self) -> IntrinsicDimension:
         """As far as there are trainings of all seeds."""
-        return from_runs(self._settings, self._runs, self._seeds)
+        return from_runs(self._settings, self._runs, self._seeds, "" if self._log is None else self._log.stem)
 
     def brackets(self) -> list[tuple[int, int | None]]:
         """(below, dim) of both baselines."""

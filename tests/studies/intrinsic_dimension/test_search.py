@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_dynamics import ConfigurationError, IntrinsicDimension, intrinsic_dimension
-from lightning_dynamics.panels import Picture, Table
-from lightning_dynamics.studies.intrinsic_dimension import comparison, panels, search
+from lightning_dynamics.studies.intrinsic_dimension import search
 from lightning_dynamics.studies.intrinsic_dimension.result import Crossing, _bracket
 from lightning_dynamics.studies.intrinsic_dimension.search import _middle
 from tests.house.training import PACKAGES
@@ -308,49 +307,3 @@ def test_a_metric_that_is_not_logged() -> None:
 def test_no_lightning_module() -> None:
     with pytest.raises(ConfigurationError, match="LightningModule, got Linear"):
         intrinsic_dimension(lambda: nn.Linear(1, 1), blobs(), max_epochs=1, show_progress=False)  # type: ignore
-
-
-def made(performance: list[list[float]], direct: list[float], size: int = 500, **settings: Any) -> IntrinsicDimension:
-    settings = {"baseline": 1.0, "threshold": 0.9, "metric": "val/accuracy", "max_epochs": 3} | settings
-    settings |= {"projection": "fastfood"}
-    dims = torch.tensor([8, 16, 32, 64][: len(performance)])
-    rows = torch.tensor(performance, dtype=torch.float64)
-    return IntrinsicDimension(size, dims, rows, torch.tensor(direct, dtype=torch.float64), [0, 1], settings)
-
-
-def test_panels_of_one_search() -> None:
-    found = made([[0.2, 0.3], [0.6, 0.7], [0.88, 0.9], [0.95, 0.93]], [0.97, 0.95])
-    shown = panels(found, "fc")
-    assert shown["subspace/fc/d_int90_global"].value == 64  # type: ignore[union-attr]
-    assert shown["subspace/fc/d_int90_own"].value == 32  # type: ignore[union-attr]
-    table = shown["subspace/fc/trainings"]
-    assert isinstance(table, Table) and table.rows[0] == ["8", 0.25, 0.2, 0.3]
-    assert table.rows[-1][0] == "direct (500)" and isinstance(shown["subspace/fc/performance"], Picture)
-
-
-def test_comparison_of_several() -> None:
-    easy = made([[0.2, 0.3], [0.95, 0.96]], [0.97, 0.95])
-    hard = made([[0.1, 0.1], [0.2, 0.3], [0.6, 0.7], [0.95, 0.95]], [0.99, 0.99], 900)
-    never = made([[0.1, 0.1], [0.2, 0.3]], [0.99, 0.99])
-    shown = comparison({"easy": easy, "hard": hard, "never": never})
-    table = shown["subspace/comparison"]
-    assert isinstance(table, Table)
-    rows = {row[0]: list(row[1:]) for row in table.rows}
-    assert rows["easy"][:2] == [500, 16] and rows["hard"][:3] == [900, 64, "(32, 64]"]
-    assert rows["hard"][-2:] == [4.0, 4.0] and rows["never"][1:3] == ["not reached", "(16, ∞]"]
-    assert rows["never"][-2:] == [None, None]
-    assert isinstance(shown["subspace/performance"], Picture)
-
-
-def test_panels_without_a_dimension_tried() -> None:
-    found = IntrinsicDimension(
-        10,
-        torch.empty(0, dtype=torch.int64),
-        torch.empty(0, 2),
-        torch.ones(2),
-        [0, 1],
-        made([[0.0, 0.0]], [1, 1]).settings,
-    )
-    assert found.by_own_baseline.dim is None
-    assert "subspace/performance" not in panels(found)
-    assert "subspace/performance" not in comparison({"a": found})

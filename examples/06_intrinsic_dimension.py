@@ -16,19 +16,23 @@ from __future__ import annotations
 import argparse
 import time
 from collections import OrderedDict
-from pathlib import Path
 
 import logs
 import torch
-from data import load
-from nets import Classifier
+from common import parser
+from data import load, shape_and_classes
+from nets import Classifier, along_a_cosine
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset, default_collate
 
-from lightning_dynamics import RandomSubspaceCallback, intrinsic_dimension
-from lightning_dynamics.data.problems import ShuffledLabels, ShuffledPixels
-from lightning_dynamics.publishing import Event, publish
-from lightning_dynamics.studies.intrinsic_dimension import IntrinsicDimension, comparison, panels
+from lightning_dynamics import (
+    IntrinsicDimension,
+    RandomSubspaceCallback,
+    compare_intrinsic_dimensions,
+    intrinsic_dimension,
+    problems,
+    publishing,
+)
 
 
 def fc_net(shape: torch.Size, classes: int) -> nn.Module:
@@ -77,10 +81,7 @@ class Adam(Classifier):
 
     def configure_optimizers(self) -> dict[str, object]:
         in_subspace = any(isinstance(callback, RandomSubspaceCallback) for callback in self.trainer.callbacks)
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr[in_subspace])
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return along_a_cosine(self, torch.optim.Adam(self.parameters(), lr=self.lr[in_subspace]))
 
 
 def batches(data: TensorDataset, batch_size: int, *, shuffle: bool) -> DataLoader[tuple[Tensor, ...]]:
@@ -93,33 +94,35 @@ def shuffled(data: TensorDataset, what: str | None) -> TensorDataset:
     """The same data with one permutation of its pixels, or of its labels."""
     if what is None:
         return data
-    wrapped = ShuffledPixels(data) if what == "pixels" else ShuffledLabels(data)
+    wrapped = problems.ShuffledPixels(data) if what == "pixels" else problems.ShuffledLabels(data)
     images, labels = default_collate([wrapped[i] for i in range(len(wrapped))])
     return TensorDataset(images, labels)
 
 
+def parse() -> argparse.Namespace:
+    """What to search for, and how."""
+    made = parser(__doc__, seed=False)
+    made.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
+    made.add_argument("--shuffle", choices=["pixels", "labels"])
+    made.add_argument("--examples", type=int, help="use so many training examples only")
+    made.add_argument("--epochs", type=int, default=20)
+    made.add_argument("--batch-size", type=int, default=32)
+    made.add_argument("--lr", type=float, default=0.03, help="Adam's in subspaces")
+    made.add_argument("--direct-lr", type=float, default=0.003, help="Adam's in direct training")
+    made.add_argument("--baseline", type=float, default=1.0, help="the global one: an accuracy")
+    made.add_argument("--threshold", type=float, default=0.9)
+    made.add_argument("--dims", type=int, nargs="+", help="by default 8, 16, 32, ... until it is reached")
+    made.add_argument("--resolution", type=float, default=1.1, help="ratio at which bisection ends")
+    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    made.add_argument("--projection", choices=["dense", "sparse", "fastfood"], default="fastfood")
+    return made.parse_args()
+
+
 def main() -> None:
     """Search, print, and show."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
-    parser.add_argument("--data-file", type=Path, help="an .npz file of images; see examples/data.py")
-    parser.add_argument("--shuffle", choices=["pixels", "labels"])
-    parser.add_argument("--examples", type=int, help="use so many training examples only")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=0.03, help="Adam's in subspaces")
-    parser.add_argument("--direct-lr", type=float, default=0.003, help="Adam's in direct training")
-    parser.add_argument("--baseline", type=float, default=1.0, help="the global one: an accuracy")
-    parser.add_argument("--threshold", type=float, default=0.9)
-    parser.add_argument("--dims", type=int, nargs="+", help="by default 8, 16, 32, ... until it is reached")
-    parser.add_argument("--resolution", type=float, default=1.1, help="ratio at which bisection ends")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--projection", choices=["dense", "sparse", "fastfood"], default="fastfood")
-    logs.add_arguments(parser)
-    arguments = parser.parse_args()
-
+    arguments = parse()
     train, validation = load(arguments.data_file)
-    shape, classes = train.tensors[0].shape[1:], int(train.tensors[1].max()) + 1
+    shape, classes = shape_and_classes(train)
     if arguments.examples is not None:
         train = TensorDataset(*(tensor[: arguments.examples] for tensor in train.tensors))
     train = shuffled(train, arguments.shuffle)
@@ -153,16 +156,13 @@ def main() -> None:
         say(f"{net}, {task}", found, time.perf_counter() - begun)
 
     # Everything that was ever searched for in this folder, in one table.
-    everything = {
-        path.stem: IntrinsicDimension.from_log(path)
-        for path in sorted(searches.glob("*.jsonl"), key=lambda path: path.stem)
-    }
-    shown = dict(comparison(everything))
+    paths = sorted(searches.glob("*.jsonl"), key=lambda path: path.stem)
+    everything = {path.stem: IntrinsicDimension.from_log(path) for path in paths}
+    loggers = logs.loggers(arguments, run="intrinsic_dimension", report="intrinsic_dimension")
+    publishing.publish_result(loggers, compare_intrinsic_dimensions(everything), "subspace")
     for name, found in everything.items():
-        shown |= panels(found, name)
-    wandb_logger, report = logs.loggers(arguments, run="intrinsic_dimension", report="intrinsic_dimension")
-    publish([wandb_logger, report], Event("subspace", 0, 0, shown))
-    logs.say_where(arguments, wandb_logger, report)
+        publishing.publish_result(loggers, found, f"subspace/{name}")
+    logs.say_where(arguments, *loggers)
 
 
 def say(name: str, found: IntrinsicDimension, seconds: float) -> None:

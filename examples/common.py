@@ -13,17 +13,19 @@ import logs
 from lightning.pytorch.loggers import Logger
 
 
-def parser(description: str | None, data_file: bool = True) -> argparse.ArgumentParser:
-    """A parser with ``--data-file`` (if wanted), ``--seed``, ``--out`` and ``--wandb``.
+def parser(description: str | None, *, data_file: bool = True, seed: bool = True) -> argparse.ArgumentParser:
+    """A parser with ``--data-file``, ``--seed``, ``--out`` and ``--wandb``.
 
     Args:
         description: the example's ``__doc__``, shown as it is.
-        data_file: whether the example learns from images that the user may choose.
+        data_file: whether the user may choose the images; an example with data of its own says False.
+        seed: whether there is one seed; an example with several says False.
     """
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if data_file:
         made.add_argument("--data-file", type=Path, help="an .npz file of images; see examples/data.py")
-    made.add_argument("--seed", type=int, default=0)
+    if seed:
+        made.add_argument("--seed", type=int, default=0)
     logs.add_arguments(made)
     return made
 

@@ -34,6 +34,7 @@ def loggers(arguments: argparse.Namespace, run: str, report: str) -> tuple[Wandb
 
 def say_where(arguments: argparse.Namespace, wandb_logger: WandbLogger, report: LocalReport) -> None:
     """End the run, and print where to look."""
+    report.finalize("success")  # again, where a Trainer has done so: what was published since belongs to it
     run = wandb_logger.experiment
     folder = Path(run.dir).parent
     run.finish()

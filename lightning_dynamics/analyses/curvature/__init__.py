@@ -1,5 +1,6 @@
 """Curvature of the loss: eigenvalues, trace and spectrum of the Hessian, from its products with vectors."""
 
+from lightning_dynamics.analyses.curvature import figures  # noqa: F401  (registers how a CurvatureResult looks)
 from lightning_dynamics.analyses.curvature.callback import CurvatureCallback
 from lightning_dynamics.analyses.curvature.functions import (
     ExtremeEigenvalues,

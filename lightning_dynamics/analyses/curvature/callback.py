@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_dynamics.analyses.callback import AnalysisCallback, Data, OnError
+from lightning_dynamics.analyses.arguments import Data, OnError
+from lightning_dynamics.analyses.callback import AnalysisCallback
 from lightning_dynamics.analyses.curvature import estimator
 from lightning_dynamics.analyses.curvature.checks import check_count, check_parameters, check_search
-from lightning_dynamics.analyses.curvature.figures import film, panels, scalars
 from lightning_dynamics.analyses.curvature.minibatches import Minibatches
 from lightning_dynamics.analyses.curvature.operator import HessianOperator, NotFinite
 from lightning_dynamics.analyses.curvature.quantities import condition_number, flatness_of
@@ -22,14 +22,12 @@ from lightning_dynamics.analyses.curvature.spectrum import density_of
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.isolation import Mode
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import LossFn, function_named, loss
+from lightning_dynamics.core.objective import LossFn, loss
 from lightning_dynamics.core.parameters import select_parameters
 from lightning_dynamics.core.progress import progress
-from lightning_dynamics.figures.result import Result
-from lightning_dynamics.panels import Panels
 
 
-class CurvatureCallback(AnalysisCallback):
+class CurvatureCallback(AnalysisCallback[CurvatureResult]):
     r"""Measure the Hessian of the loss as the network trains: its extreme eigenvalues, trace and spectrum.
 
     Eigenvalues by Lanczos with full reorthogonalisation, trace by Hutchinson's estimator, spectrum by stochastic
@@ -73,20 +71,9 @@ class CurvatureCallback(AnalysisCallback):
         density_samples: start vectors of the spectrum; 0 leaves it out. With one there is no standard error.
         density_iterations: products for each of them.
         parameters: globs: the parameters whose Hessian it is, e.g. ``"head.*"``; frozen ones that match count too.
-        loss_fn: ``loss_fn(module, batch)``, itself or as ``"package.module.function"``; by default ``training_step``.
         tolerance: largest residual of an eigenvalue, as a share of the largest \|λ\|.
         max_iterations: products that the eigenvalues may take.
-        data: ``"train"``, ``"val"``, a Dataset or a DataLoader.
-        num_examples: at most this many, chosen once by ``seed``.
-        batch_size: examples per pass.
-        every_n_epochs: analyse after every n-th epoch; None for never.
-        every_n_train_steps: analyse after every n-th optimizer step; None for never.
-        at_start: analyse the untrained model.
-        at_end: analyse when training ends, if the last event was earlier.
         mode: ``"eval"`` or ``"train"``; random layers get the same draws in every product.
-        seed: of the choice of examples, and of every random vector.
-        name: tells several of these apart in the loggers.
-        on_error: ``"warn"`` or ``"raise"``.
 
     Raises:
         ConfigurationError: before training: a pattern that matches nothing, more eigenvalues than parameters, a loss
@@ -99,7 +86,7 @@ class CurvatureCallback(AnalysisCallback):
     """
 
     group: ClassVar[str] = "curvature"
-    result_type: ClassVar[type[Result]] = CurvatureResult
+    result_type: ClassVar[type[CurvatureResult]] = CurvatureResult
 
     def __init__(
         self,
@@ -125,22 +112,12 @@ class CurvatureCallback(AnalysisCallback):
     ) -> None:
         """Store and check the arguments."""
         super().__init__(
-            data=data,
-            num_examples=num_examples,
-            batch_size=batch_size,
-            every_n_epochs=every_n_epochs,
-            every_n_train_steps=every_n_train_steps,
-            at_start=at_start,
-            at_end=at_end,
-            mode=mode,
-            seed=seed,
-            name=name,
-            on_error=on_error,
+            locals(),
             identity={
                 "search": (k, tolerance, max_iterations),
                 "samples": (trace_samples, density_samples, density_iterations),
                 "parameters": parameters if isinstance(parameters, str) else list(parameters),
-                "loss_fn": loss_fn if loss_fn is None or isinstance(loss_fn, str) else getattr(loss_fn, "__name__", ""),
+                "loss_fn": loss_fn if isinstance(loss_fn, str | None) else getattr(loss_fn, "__name__", ""),
             },
         )
         check_search(k, tolerance, max_iterations)
@@ -154,7 +131,6 @@ class CurvatureCallback(AnalysisCallback):
         self.parameters = parameters
         self.tolerance = tolerance
         self.max_iterations = max_iterations
-        self._loss_fn: Any = function_named(loss_fn, "loss_fn")
 
     # ---- before training -----------------------------------------------------------------------------------
 
@@ -176,7 +152,7 @@ class CurvatureCallback(AnalysisCallback):
         batches = Minibatches.of(context)
         for place in {0, len(batches) - 1} if len(batches) else ():
             with torch.enable_grad():
-                value = loss(context.module, batches.hand_out(place), self._loss_fn)
+                value = loss(context.module, batches.hand_out(place), self.loss_fn)
             if not value.requires_grad:
                 raise ConfigurationError(
                     f"the loss does not depend on the parameters that `parameters={self.parameters!r}` selects: "
@@ -191,7 +167,7 @@ class CurvatureCallback(AnalysisCallback):
         chosen = select_parameters(context.module, self.parameters)
         operator = HessianOperator(
             context.module,
-            self._loss_fn,
+            self.loss_fn,
             Minibatches.of(context),
             chosen,
             gather=lambda work: context.ranks.all_reduce(context.ranks.run_checked(work)),
@@ -207,22 +183,8 @@ class CurvatureCallback(AnalysisCallback):
             operator.forget()
 
     def combine(self, part: CurvatureResult, context: Context) -> CurvatureResult:
-        """The same in all processes already."""
-        return part
-
-    def scalars(self, result: Result) -> dict[str, float]:
-        """See :mod:`lightning_dynamics.curvature.figures`."""
-        assert isinstance(result, CurvatureResult)
-        return scalars(result)
-
-    def panels(self, result: Result) -> Panels:
-        """See :mod:`lightning_dynamics.curvature.figures`."""
-        assert isinstance(result, CurvatureResult)
-        return panels(result, self.label, self.results)
-
-    def film(self, results: list[Any]) -> Panels:
-        """The spectrum over training."""
-        return film(results, self.label)
+        """The same in all processes already; here it gets the eigenvalues of earlier events."""
+        return part.after(self.results)
 
     # ---- what is measured ----------------------------------------------------------------------------------
 

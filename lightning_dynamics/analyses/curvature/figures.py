@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,66 +11,46 @@ from numpy.typing import NDArray
 from lightning_dynamics.analyses.curvature.quantities import non_convexity
 from lightning_dynamics.analyses.curvature.result import CurvatureResult
 from lightning_dynamics.figures import time_series
-from lightning_dynamics.panels import Film, Panels, Picture, Table
-from lightning_dynamics.panels.values import Cell, Panel
+from lightning_dynamics.figures.result import Pictures, closing_panels, pictures, tables
+from lightning_dynamics.panels import Film, Picture, Table
+from lightning_dynamics.panels.values import Cell
 
 _POINTS = 801  # of a spectrum's picture: seven to a standard deviation of 1 % of its width
 
 
-def panels(result: CurvatureResult, label: str, earlier: Sequence[CurvatureResult] = ()) -> Panels:
-    """The pictures and the table of one event, under keys ``{label}/…``.
-
-    Args:
-        result: of this event.
-        label: of the callback.
-        earlier: the results kept so far, for the eigenvalues over training; this one may be among them.
-    """
-    shown: dict[str, Panel] = {}
+@pictures.register
+def _pictures(result: CurvatureResult) -> Pictures:
+    drawn: dict[str, Callable[[], Picture]] = {}
     if len(result.grid):
         text = f"Spectrum of the Hessian, {_moment(result)}; {_basis(result)}; {_broadening(result)}"
-        shown[f"{label}/spectrum"] = Picture(spectrum(result), text)
-    course = [one for one in earlier if one.step < result.step and len(one.largest) == len(result.largest)]
-    text = f"Extreme eigenvalues of the Hessian, {_moment(result)}; {_basis(result)}; {_trust(result)}"
-    shown[f"{label}/eigenvalues"] = Picture(eigenvalues([*course, result]), text)
-    shown[f"{label}/values"] = values(result)
-    return shown
+        drawn["spectrum"] = lambda: Picture(spectrum(result), text)
+    about = f"Extreme eigenvalues of the Hessian, {_moment(result)}; {_basis(result)}; {_trust(result)}"
+    drawn["eigenvalues"] = lambda: Picture(eigenvalues(result), about)
+    return drawn
 
 
-def scalars(result: CurvatureResult) -> dict[str, float]:
-    """The event's numbers, by key without label."""
-    numbers = {
-        "loss": result.loss,
-        "largest": float(result.largest[0]),
-        "smallest": float(result.smallest[0]),
-        "non_convexity": non_convexity(float(result.smallest[0]), float(result.largest[0])),
-        "condition_number": result.condition_number,
-        "trace": result.trace,
-        "trace_standard_error": result.trace_standard_error,
-        "gradient_norm": result.gradient_norm,
-        "flatness": result.flatness,
-        "relative_flatness": result.relative_flatness,
-        "gradient_outside": result.outside_share,
-        "converged": float(result.converged),
-    }
-    for place in range(1, len(result.largest)):
-        numbers[f"largest_{place + 1}"] = float(result.largest[place])
-        numbers[f"smallest_{place + 1}"] = float(result.smallest[place])
-    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+@tables.register
+def _tables(result: CurvatureResult) -> dict[str, Table]:
+    return {"values": values(result)}
 
 
-def film(results: list[CurvatureResult], label: str) -> Panels:
-    """The spectrum over training, all frames on the same axes; nothing for fewer than two."""
+@closing_panels.register
+def _closing_panels(last: CurvatureResult, results: Sequence[CurvatureResult]) -> dict[str, Callable[[], Film]]:
+    """The spectrum over training; nothing for fewer than two."""
     drawn = [result for result in results if len(result.grid)]
-    if len(drawn) < 2:
-        return {}
-    span = min(_span(result)[0] for result in drawn), max(_span(result)[1] for result in drawn)
-    heights = np.array([_heights(result, np.linspace(*span, _POINTS)) for result in drawn])
-    first, last = drawn[0], drawn[-1]
+    return {"spectrum_film": lambda: film(drawn)} if len(drawn) > 1 else {}
+
+
+def film(results: Sequence[CurvatureResult]) -> Film:
+    """The spectrum over training, all frames on the same axes."""
+    span = min(_span(result)[0] for result in results), max(_span(result)[1] for result in results)
+    heights = np.array([_heights(result, np.linspace(*span, _POINTS)) for result in results])
+    first, last = results[0], results[-1]
     text = (
-        f"Spectrum of the Hessian over training, {len(drawn)} events, step {first.step} to {last.step}; {_basis(last)}"
+        f"Spectrum of the Hessian over training, {len(results)} events, step {first.step} to {last.step}; "
+        f"{_basis(last)}; {_broadening(last)}"
     )
-    frames = [spectrum(result, span, _limits(heights)) for result in drawn]
-    return {f"{label}/spectrum_film": Film(frames, f"{text}; {_broadening(last)}")}
+    return Film([spectrum(result, span, _limits(heights)) for result in results], text)
 
 
 def spectrum(
@@ -94,22 +74,17 @@ def spectrum(
     )
 
 
-def eigenvalues(results: Sequence[CurvatureResult]) -> NDArray[np.uint8]:
-    """Both ends of the spectrum over training."""
-    last = results[-1]
-    k = len(last.largest)
-    series = np.array(
-        [[float(result.largest[i]) for result in results] for i in range(k)]
-        + [[float(result.smallest[i]) for result in results] for i in reversed(range(k))]
-    )
-    names = [_ordinal(i, "largest") for i in range(k)] + [_ordinal(i, "smallest") for i in reversed(range(k))]
-    unsettled = [result.step for result in results if not result.converged]
+def eigenvalues(result: CurvatureResult) -> NDArray[np.uint8]:
+    """Both ends of the spectrum over training; of this event alone in a condensed result."""
+    course = result if len(result.course_steps) else result.after(())
+    k = len(result.largest)
+    steps, unsettled = course.course_steps.tolist(), course.course_steps[~course.course_converged].tolist()
     return time_series(
-        [result.step for result in results],
-        series,
-        names=names,
-        title=f"Extreme eigenvalues of the Hessian · {_moment(last)}",
-        footer=f"{_trust(last)}; {_basis(last)}",
+        steps,
+        np.concatenate([course.course_largest.T.numpy(), course.course_smallest.flip(1).T.numpy()]),
+        names=[_ordinal(i, "largest") for i in range(k)] + [_ordinal(i, "smallest") for i in reversed(range(k))],
+        title=f"Extreme eigenvalues of the Hessian · {_moment(result)}",
+        footer=f"{_trust(result)}; {_basis(result)}",
         x_title="training step",
         y_title="eigenvalue",
         marks=unsettled,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lightning_dynamics.analyses.curvature import CurvatureCallback, CurvatureRe
 from lightning_dynamics.analyses.curvature.figures import eigenvalues, spectrum
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.lightning import ConfigurationError
+from lightning_dynamics.figures.result import closing_panels
 from tests.analyses.curvature import reference as R
 from tests.house import training
 from tests.house.training import Recorder, assert_alike, assert_identical
@@ -104,33 +106,53 @@ def test_every_event_measures_the_network_of_its_moment(tmp_path: Path) -> None:
 def test_what_it_shows(tmp_path: Path) -> None:
     watched = callback(k=2, at_start=True, max_iterations=12)
     fit(tmp_path, Task(R.mlp(torch.float32)), watched, logger=Recorder())
-    panels = watched.panels(watched.last_result)
-    assert list(panels) == ["curvature/spectrum", "curvature/eigenvalues", "curvature/values"]
-    for name in ("curvature/spectrum", "curvature/eigenvalues"):
+    panels = watched.last_result.panels()
+    assert list(panels) == ["spectrum", "eigenvalues", "values"] and watched.last_result.plots == (
+        "spectrum",
+        "eigenvalues",
+    )
+    for name in ("spectrum", "eigenvalues"):
         for word in ("40 examples of train", "all parameters (83)", "epoch 1, step 8"):
             assert word in panels[name].caption
-    assert "NOT CONVERGED after 12 products" in panels["curvature/eigenvalues"].caption
-    table = {row[0]: row[1:] for row in panels["curvature/values"].rows}
+    assert "NOT CONVERGED after 12 products" in panels["eigenvalues"].caption
+    table = {row[0]: row[1:] for row in panels["values"].rows}
     assert table["largest eigenvalue"][0] == float(watched.last_result.largest[0])
     assert table["2nd smallest eigenvalue"][2] == "residual"
     assert table["condition number"] == [None, None, ""]
-    film = watched.film(watched.results)
-    assert len(film["curvature/spectrum_film"].frames) == 3
-    assert watched.film(watched.results[:1]) == {}
-    one, last = eigenvalues(watched.results[-1:]), eigenvalues(watched.results)
-    assert one.shape == last.shape and (one != last).any()
+    closing = closing_panels(watched.last_result, watched.results)
+    assert list(closing) == ["spectrum_film"] and len(closing["spectrum_film"]().frames) == 3
+    assert closing_panels(watched.last_result, watched.results[:1]) == {}
     assert (spectrum(watched.results[0]) != spectrum(watched.results[-1])).any()
+
+
+def test_the_eigenvalues_of_earlier_events_are_drawn_with_the_latest(tmp_path: Path) -> None:
+    """Also from a file; what is kept of earlier results does not grow with training."""
+    watched = callback(k=2, at_start=True, max_iterations=12)
+    fit(tmp_path, Task(R.mlp(torch.float32)), watched)
+    results, last = watched.results, watched.last_result
+    assert last.course_steps.tolist() == [0, 4, 8]
+    assert torch.equal(last.course_largest, torch.stack([result.largest for result in results]))
+    assert torch.equal(last.course_smallest, torch.stack([result.smallest for result in results]))
+    assert last.course_converged.tolist() == [result.converged for result in results]
+    one, whole = eigenvalues(last.condensed()), eigenvalues(last)
+    assert one.shape == whole.shape and (one != whole).any()
+    last.save(tmp_path / "result.npz")
+    assert (eigenvalues(CurvatureResult.load(tmp_path / "result.npz")) == whole).all()
+    assert all(not len(result.course_steps) for result in results[:-1])
+    other = replace(results[0], largest=torch.zeros(3), smallest=torch.zeros(3))
+    assert last.after([other, *results[1:]]).course_steps.tolist() == [4, 8]  # another k
 
 
 def test_what_is_left_out(tmp_path: Path) -> None:
     watched = callback(trace_samples=0, density_samples=0, parameters="net.4.*", name="head")
     recorder = Recorder()
     fit(tmp_path, Task(R.mlp(torch.float32)), watched, epochs=1, logger=recorder)
-    assert list(watched.panels(watched.last_result)) == ["curvature/head/eigenvalues", "curvature/head/values"]
-    assert watched.last_result.num_parameters == 18 and watched.film([watched.last_result] * 2) == {}
+    assert list(watched.last_result.panels()) == ["eigenvalues", "values"]
+    assert watched.last_result.num_parameters == 18
+    assert closing_panels(watched.last_result, [watched.last_result] * 2) == {}
     row = next(row for _, row in recorder.rows if "curvature/head/largest" in row)
     assert "curvature/head/trace" not in row
-    assert "parameters net.4.* (18)" in watched.panels(watched.last_result)["curvature/head/values"].caption
+    assert "parameters net.4.* (18)" in watched.last_result.panels()["values"].caption
 
 
 def test_all_eigenvalues_give_a_condition_number(tmp_path: Path) -> None:
@@ -155,10 +177,10 @@ def test_a_diverged_network_has_no_curvature(tmp_path: Path) -> None:
     fit(tmp_path, Task(R.mlp(torch.float32), rate=float("inf")), watched, logger=Recorder())
     result = watched.last_result
     assert math.isnan(result.loss) and result.largest.isnan().all() and not result.converged
-    panels = watched.panels(result)
-    assert list(panels) == ["curvature/eigenvalues", "curvature/values"]
-    assert "not finite" in panels["curvature/values"].caption
-    assert watched.scalars(result) == {"converged": 0.0}
+    panels = result.panels()
+    assert list(panels) == ["eigenvalues", "values"]
+    assert "not finite" in panels["values"].caption
+    assert result.scalars() == {"converged": 0.0}
 
 
 def test_train_mode_has_one_mask_for_all_products(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 # No `from __future__ import annotations` here: torch.jit.script reads the annotations of the classes themselves.
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,40 +15,73 @@ PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 Pair = int | tuple[int, int]
 
 
-class CoordConv2d(nn.Conv2d):
+class _CoordConv(nn.Module):
+    """What the two CoordConvs share; stands before torch's convolution among the bases of each."""
+
+    radius: bool
+    coordinate_weight: Tensor
+
+    def __init__(self, *, radius: bool, **arguments: Any) -> None:
+        """Make both weights and the bias, and initialise them."""
+        super().__init__(**arguments)
+        add_coordinate_weight(self, radius)  # type: ignore[arg-type]
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weights and bias as the plain convolution over all channels does."""
+        if hasattr(self, "coordinate_weight"):  # torch's constructor calls this before there is one
+            self._draw_weights()
+
+    def _draw_weights(self) -> None:
+        raise NotImplementedError
+
+    def _convolve(self, grid: Tensor, weight: Tensor, output_padding: list[int]) -> Tensor:
+        raise NotImplementedError
+
+    def _add_coordinates(self, out: Tensor, input: Tensor, output_padding: list[int]) -> Tensor:
+        """Add the coordinates' part, ``(1, C, H, W)``, to every example of the input's, ``(N, C, H, W)``."""
+        # In float32, or in float64 if the weight is.
+        precise = torch.float64 if self.coordinate_weight.dtype == torch.float64 else torch.float32
+        grid, weight = grid_like(input, self.radius, precise), self.coordinate_weight.to(precise)
+        if torch.jit.is_scripting():
+            place = self._convolve(grid, weight, output_padding)
+        else:
+            with _full_precision(input):
+                place = self._convolve(grid, weight, output_padding)
+        return out + (place if out.dim() == 4 else place[0]).to(out.dtype)
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows."""
+        return f"{super().extra_repr()}, radius={self.radius}"
+
+
+class CoordConv2d(_CoordConv, nn.Conv2d):
     """``nn.Conv2d`` that also sees the coordinates of every pixel: x, y and, if wanted, r.
 
-    The function is that of a convolution over the input with :class:`AddCoordinates`' channels appended [Liu 2018,
-    section 3]. A convolution is linear in its channels, so the input's and the coordinates' parts are computed apart
-    and added: ``weight`` is that of a plain ``nn.Conv2d`` of the same arguments, ``coordinate_weight`` is
+    It computes a convolution over the input with the channels of :class:`AddCoordinates` appended [Liu 2018,
+    section 3]. A convolution is linear in its channels, so the parts of the input and of the coordinates are computed
+    separately and added: ``weight`` is that of a plain ``nn.Conv2d`` with the same arguments, ``coordinate_weight`` is
     ``(out_channels, 2 or 3, *kernel_size)``. The coordinates' part is the same for every example, so it is computed
-    once per batch; the input is not copied; and it is computed in float32 under autocast and in half precision, so that
-    neighbouring pixels stay apart on maps of any size.
+    once per batch, and the input is not copied. It is computed in float32 under autocast and in half precision, so that
+    neighbouring pixels stay distinct on maps of any size.
 
-    Drop-in: all arguments, their order and their meaning are those of ``nn.Conv2d``; ``radius`` is by keyword.
+    Drop-in: the arguments are those of ``nn.Conv2d`` in the same order, with the same meaning; ``radius`` is
+    keyword-only.
 
     - ``groups``: every group sees all coordinates, as if they were appended to the channels of each group.
     - ``padding``: the coordinates are padded as the input's channels are. With zeros, as in the paper, the padding has
       x = y = 0, the coordinates of the centre; with ``"reflect"``, ``"replicate"`` and ``"circular"`` it has the
       coordinates of the pixels that it repeats.
-    - Initial weights: the very numbers that ``nn.Conv2d(in_channels + groups * 2, …)`` draws from the same seed, or
-      with r ``groups * 3``.
+    - Initial weights: the numbers that ``nn.Conv2d(in_channels + groups * 2, …)`` draws from the same seed, with r
+      those of ``groups * 3``.
 
-    Weight decay and ``parameters()`` see two weights. What knows of ``weight`` alone
-    (``torch.nn.utils.fuse_conv_bn_eval``, ``weight_norm``) treats the input's part alone: do not fuse these layers.
+    Weight decay and ``parameters()`` see two weights. Code that knows only ``weight``
+    (``torch.nn.utils.fuse_conv_bn_eval``, ``weight_norm``) would leave the coordinates' part out: do not use it on
+    these layers.
 
     Args:
         in_channels: of the input, without the coordinates.
-        out_channels: of the output; they and the following are as for ``nn.Conv2d``.
-        kernel_size: pixels.
-        stride: pixels.
-        padding: pixels, ``"same"`` or ``"valid"``.
-        dilation: pixels.
-        groups: see above.
-        bias: whether there is one.
-        padding_mode: see above.
-        device: of the parameters.
-        dtype: of the parameters.
+        out_channels: and all arguments that follow up to ``dtype``, as for ``nn.Conv2d``.
         radius: whether to add r.
 
     Shape:
@@ -63,9 +96,6 @@ class CoordConv2d(nn.Conv2d):
     Source:
         R. Liu et al., An intriguing failing of convolutional neural networks and the CoordConv solution, NeurIPS 2018.
     """
-
-    radius: bool
-    coordinate_weight: Tensor
 
     def __init__(
         self,
@@ -83,27 +113,11 @@ class CoordConv2d(nn.Conv2d):
         *,
         radius: bool = False,
     ) -> None:
-        """Make both weights, the bias, and initialise them."""
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device=device,
-            dtype=dtype,
-        )
-        add_coordinate_weight(self, radius)
-        self.reset_parameters()
+        """See the class."""
+        super().__init__(**_arguments(locals()))
 
-    def reset_parameters(self) -> None:
-        """Draw weights and bias as ``nn.Conv2d`` over all channels does: the coordinates count in the fan-in."""
-        if not hasattr(self, "coordinate_weight"):
-            return  # called by nn.Conv2d, before there is anything to draw for the coordinates
+    def _draw_weights(self) -> None:
+        """As ``nn.Conv2d`` over all channels does: the coordinates count in the fan-in."""
         own = self.weight.shape[1]
         more = self.coordinate_weight.shape[1]
         whole = _draw(self.weight.new_empty(self.out_channels, own + more, *self.kernel_size), self.bias)
@@ -114,45 +128,25 @@ class CoordConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """The sum of the input's and the coordinates' convolutions."""
         out = self._conv_forward(input, self.weight, self.bias)
-        grid, weight = _coordinates(input, self.coordinate_weight, self.radius)
-        if torch.jit.is_scripting():
-            place = self._conv_coordinates(grid, weight)
-        else:
-            with _full_precision(input):
-                place = self._conv_coordinates(grid, weight)
-        return _sum(out, place)
+        return self._add_coordinates(out, input, [0, 0])
 
-    def _conv_coordinates(self, grid: Tensor, weight: Tensor) -> Tensor:
+    def _convolve(self, grid: Tensor, weight: Tensor, output_padding: list[int]) -> Tensor:
         if self.padding_mode != "zeros":
             grid = F.pad(grid, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             return F.conv2d(grid, weight, None, self.stride, (0, 0), self.dilation)
         return F.conv2d(grid, weight, None, self.stride, self.padding, self.dilation)
 
-    def extra_repr(self) -> str:
-        """What ``print`` shows."""
-        return f"{super().extra_repr()}, radius={self.radius}"
 
-
-class CoordConvTranspose2d(nn.ConvTranspose2d):
+class CoordConvTranspose2d(_CoordConv, nn.ConvTranspose2d):
     """``nn.ConvTranspose2d`` that also sees the coordinates of every pixel of its input: x, y and, if wanted, r.
 
-    As :class:`CoordConv2d`, whose notes on groups, precision and fusing hold here too. ``coordinate_weight`` is
-    ``(2 or 3, out_channels, *kernel_size)``. Initial weights are the numbers that
+    Drop-in like :class:`CoordConv2d`, whose notes on groups, precision and other code that uses ``weight`` hold here
+    too. ``coordinate_weight`` is ``(2 or 3, out_channels, *kernel_size)``. Initial weights are the numbers that
     ``nn.ConvTranspose2d(in_channels + groups * 2, …)`` draws from the same seed (its fan-in counts output channels).
 
     Args:
         in_channels: of the input, without the coordinates.
-        out_channels: of the output; they and the following are as for ``nn.ConvTranspose2d``.
-        kernel_size: pixels.
-        stride: pixels.
-        padding: pixels.
-        output_padding: pixels.
-        groups: every group sees all coordinates.
-        bias: whether there is one.
-        dilation: pixels.
-        padding_mode: ``"zeros"``.
-        device: of the parameters.
-        dtype: of the parameters.
+        out_channels: and all arguments that follow up to ``dtype``, as for ``nn.ConvTranspose2d``.
         radius: whether to add r.
 
     Shape:
@@ -160,13 +154,7 @@ class CoordConvTranspose2d(nn.ConvTranspose2d):
 
     Raises:
         ValueError: as ``nn.ConvTranspose2d``.
-
-    Source:
-        R. Liu et al., An intriguing failing of convolutional neural networks and the CoordConv solution, NeurIPS 2018.
     """
-
-    radius: bool
-    coordinate_weight: Tensor
 
     def __init__(
         self,
@@ -185,28 +173,11 @@ class CoordConvTranspose2d(nn.ConvTranspose2d):
         *,
         radius: bool = False,
     ) -> None:
-        """Make both weights, the bias, and initialise them."""
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            output_padding,
-            groups,
-            bias,
-            dilation,
-            padding_mode,
-            device=device,
-            dtype=dtype,
-        )
-        add_coordinate_weight(self, radius)
-        self.reset_parameters()
+        """See the class."""
+        super().__init__(**_arguments(locals()))
 
-    def reset_parameters(self) -> None:
-        """Draw weights and bias as ``nn.ConvTranspose2d`` over all channels does."""
-        if not hasattr(self, "coordinate_weight"):
-            return  # called by nn.ConvTranspose2d, before there is anything to draw for the coordinates
+    def _draw_weights(self) -> None:
+        """As ``nn.ConvTranspose2d`` over all channels does."""
         own = self.in_channels // self.groups
         more = self.coordinate_weight.shape[0]
         one = (self.out_channels // self.groups, *self.kernel_size)
@@ -238,17 +209,12 @@ class CoordConvTranspose2d(nn.ConvTranspose2d):
         out = F.conv_transpose2d(
             input, self.weight, self.bias, stride, padding, output_padding, self.groups, self.dilation
         )
-        grid, weight = _coordinates(input, self.coordinate_weight, self.radius)
-        if torch.jit.is_scripting():
-            place = F.conv_transpose2d(grid, weight, None, stride, padding, output_padding, 1, self.dilation)
-        else:
-            with _full_precision(input):
-                place = F.conv_transpose2d(grid, weight, None, stride, padding, output_padding, 1, self.dilation)
-        return _sum(out, place)
+        return self._add_coordinates(out, input, output_padding)
 
-    def extra_repr(self) -> str:
-        """What ``print`` shows."""
-        return f"{super().extra_repr()}, radius={self.radius}"
+    def _convolve(self, grid: Tensor, weight: Tensor, output_padding: list[int]) -> Tensor:
+        padding = self.padding
+        assert isinstance(padding, tuple)  # a str only in nn.Conv2d
+        return F.conv_transpose2d(grid, weight, None, self.stride, padding, output_padding, 1, self.dilation)
 
 
 def add_coordinate_weight(convolution: nn.Conv2d | nn.ConvTranspose2d, radius: bool) -> None:
@@ -274,12 +240,6 @@ def _draw(whole: Tensor, bias: Tensor | None) -> Tensor:
     return whole
 
 
-def _coordinates(input: Tensor, weight: Tensor, radius: bool) -> tuple[Tensor, Tensor]:
-    """The grid for a map and the weight for it, both in float32, or in float64 if the weight is."""
-    precise = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    return grid_like(input, radius, precise), weight.to(precise)
-
-
 def _full_precision(input: Tensor) -> AbstractContextManager[object]:
     """Switch autocast off, where it is on."""
     kind = input.device.type
@@ -288,6 +248,6 @@ def _full_precision(input: Tensor) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def _sum(out: Tensor, place: Tensor) -> Tensor:
-    """Add ``(1, C, H, W)`` to every example of ``(N, C, H, W)``, or to ``(C, H, W)``."""
-    return out + (place if out.dim() == 4 else place[0]).to(out.dtype)
+def _arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """A constructor's arguments by name, from its ``locals()``."""
+    return {name: value for name, value in given.items() if name not in ("self", "__class__")}

@@ -26,13 +26,12 @@ from lightning_dynamics.analyses.landscape.slices import (
     random_slice,
     through_points,
 )
-from lightning_dynamics.analyses.landscape.trajectory import Cadence, Recorder
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import LossFn, PredictFn, function_named
 from lightning_dynamics.core.parameters import flatten, select_parameters, unflatten
 from lightning_dynamics.core.schedule import Schedule
-from lightning_dynamics.core.storage import Storage
+from lightning_dynamics.core.trajectory import Recorder, Trajectory
 from lightning_dynamics.figures.result import Result
 from lightning_dynamics.panels import Panels
 
@@ -169,7 +168,7 @@ class LandscapeCallback(AnalysisCallback):
         if points is not None and directions == "random":
             directions = "points"
         self._records = trajectory if trajectory is not None else directions == "pca"
-        cadence = Cadence(snapshot_every_n_steps, max_snapshots)
+        cadence = Trajectory(max_snapshots, snapshot_every_n_steps, memory_limit, memory_folder)
         self._named_points = checked_points(directions, points)
         super().__init__(
             data=data,
@@ -229,7 +228,6 @@ class LandscapeCallback(AnalysisCallback):
         self._loss_fn: Any = function_named(loss_fn, "loss_fn")
         self._predict_fn: Any = function_named(predict_fn, "predict_fn")
         self._cadence = cadence
-        self._storage = Storage(max(1, memory_limit // (max_snapshots + 2)), memory_folder)
 
     # ---- before training -----------------------------------------------------------------------------------
 
@@ -364,7 +362,7 @@ class LandscapeCallback(AnalysisCallback):
         return Points(self._named_points, self.memory)
 
     def _recorder(self) -> Recorder:
-        return Recorder(self.memory, self._cadence, self._storage)
+        return Recorder(self.memory, self._cadence)
 
     # ---- how it looks --------------------------------------------------------------------------------------
 

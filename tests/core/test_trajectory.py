@@ -7,24 +7,23 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_dynamics.analyses.landscape.trajectory import Cadence, Recorder
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.schedule import Moment
-from lightning_dynamics.core.storage import Storage
+from lightning_dynamics.core.trajectory import Recorder, Trajectory
 
 
-def run(recorder: Recorder, cadence: Cadence, first: int, last: int) -> None:
+def run(recorder: Recorder, trajectory: Trajectory, first: int, last: int) -> None:
     for step in range(first, last + 1):
-        if cadence.due(Moment("step" if step else "start", 0, step)):
+        if trajectory.due(Moment("step" if step else "start", 0, step)):
             recorder.record(step, {"w": torch.full((2, 3), float(step))})
 
 
 @pytest.mark.parametrize(("every", "most"), [(1, 4), (3, 8), (1, 64)])
 @pytest.mark.parametrize("last", [1, 5, 63, 64, 65, 200, 1000])
 def test_evenly_spaced_and_bounded(every: int, most: int, last: int) -> None:
-    cadence, memory = Cadence(every, most), {}
-    recorder = Recorder(memory, cadence, Storage())
-    run(recorder, cadence, 0, last)
+    trajectory, memory = Trajectory(most, every), {}
+    recorder = Recorder(memory, trajectory)
+    run(recorder, trajectory, 0, last)
     assert recorder.steps[0] == 0 and len(recorder.steps) <= most + 2
     gaps = {b - a for a, b in zip(recorder.steps, recorder.steps[1:], strict=False)}
     assert len(gaps) <= 1
@@ -36,26 +35,26 @@ def test_evenly_spaced_and_bounded(every: int, most: int, last: int) -> None:
 
 
 def test_an_interrupted_run_has_the_same_snapshots() -> None:
-    cadence, memory, other = Cadence(2, 8), {}, {}
-    run(Recorder(memory, cadence, Storage()), cadence, 0, 101)
-    run(Recorder(other, cadence, Storage()), cadence, 0, 47)
-    resumed = Recorder(dict(other), cadence, Storage())
+    trajectory, memory, other = Trajectory(8, 2), {}, {}
+    run(Recorder(memory, trajectory), trajectory, 0, 101)
+    run(Recorder(other, trajectory), trajectory, 0, 47)
+    resumed = Recorder(dict(other), trajectory)
     resumed.resume()
     resumed.record(47, {"w": torch.full((2, 3), 47.0)})  # as at the start of the second fit
-    run(resumed, cadence, 48, 101)
+    run(resumed, trajectory, 48, 101)
     assert resumed.steps == memory["steps"]
     assert all(map(torch.equal, resumed.snapshots, memory["snapshots"]))
 
 
 def test_the_same_step_is_recorded_once() -> None:
-    recorder = Recorder({}, Cadence(), Storage())
+    recorder = Recorder({}, Trajectory())
     for _ in range(2):
         recorder.record(0, {"w": torch.ones(2)})
     assert recorder.steps == [0]
 
 
 def test_large_snapshots_lie_in_files(tmp_path: Any) -> None:
-    recorder = Recorder({}, Cadence(), Storage(in_memory=8, folder=str(tmp_path)))
+    recorder = Recorder({}, Trajectory(memory_limit=8 * 66, memory_folder=str(tmp_path)))
     weights = torch.randn(100, dtype=torch.float64)
     recorder.record(0, {"w": weights})
     (snapshot,) = recorder.snapshots
@@ -65,8 +64,9 @@ def test_large_snapshots_lie_in_files(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "word"), [((0, 64), "snapshot_every"), ((1, 3), "max_snap"), ((1.5, 64), "snapshot")]
+    ("arguments", "word"),
+    [((64, 0), "snapshot_every"), ((3, 1), "max_snap"), ((64, 1.5), "snapshot"), ((64, 1, -1), "memory_limit")],
 )
-def test_complaints(arguments: tuple[Any, Any], word: str) -> None:
+def test_complaints(arguments: tuple[Any, ...], word: str) -> None:
     with pytest.raises(ConfigurationError, match=word):
-        Cadence(*arguments)
+        Trajectory(*arguments)

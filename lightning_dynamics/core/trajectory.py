@@ -16,30 +16,39 @@ from lightning_dynamics.core.storage import Storage
 
 
 @dataclass(frozen=True)
-class Cadence:
-    """When snapshots are taken: every n-th step; every 2n-th when there would be too many; and so on.
+class Trajectory:
+    """Which snapshots of the weights are kept during training: every n-th step, fewer per step as the run grows.
 
-    It depends on the step alone, so that a resumed run takes the same ones.
+    Snapshots are taken every n-th step; every 2n-th when there would be too many; and so on. That depends on the step
+    alone, so a resumed run takes the same ones. Memory: ``max_snapshots + 2`` copies of the weights in float32 on the
+    CPU, or in files.
 
     Args:
-        every: n.
-        most: snapshots kept, beside the first.
+        max_snapshots: how many are kept beside the first; 4 or more.
+        snapshot_every_n_steps: n.
+        memory_limit: bytes that all snapshots together may take in memory.
+        memory_folder: for the files of larger ones; None for the system's temporary folder.
+
+    Raises:
+        ConfigurationError: numbers that cannot work.
     """
 
-    every: int = 1
-    most: int = 64
+    max_snapshots: int = 64
+    snapshot_every_n_steps: int = 1
+    memory_limit: int = 2**30
+    memory_folder: str | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
-            raise ConfigurationError(f"`snapshot_every_n_steps` must be a whole number from 1 up, got {self.every!r}")
-        if isinstance(self.most, bool) or not isinstance(self.most, int) or self.most < 4:
-            raise ConfigurationError(f"`max_snapshots` must be a whole number from 4 up, got {self.most!r}")
+        for name, least in (("snapshot_every_n_steps", 1), ("max_snapshots", 4), ("memory_limit", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigurationError(f"`{name}` must be a whole number from {least} up, got {value!r}")
 
     def stride(self, step: int) -> int:
         """Steps from one snapshot to the next in a run of this length."""
-        stride = self.every
-        while step > self.most * stride:
+        stride = self.snapshot_every_n_steps
+        while step > self.max_snapshots * stride:
             stride *= 2
         return stride
 
@@ -47,22 +56,23 @@ class Cadence:
         """Before the first step, and after every stride."""
         return moment.kind == "start" or (moment.kind == "step" and moment.step % self.stride(moment.step) == 0)
 
+    @property
+    def storage(self) -> Storage:
+        """Of one snapshot."""
+        return Storage(max(1, self.memory_limit // (self.max_snapshots + 2)), self.memory_folder)
+
 
 class Recorder:
     """Snapshots of chosen parameters, kept in an analysis's memory (so they go into checkpoints).
 
-    Memory: ``most + 2`` copies of the parameters in float32 on the CPU; above a limit, in files of
-    the temporary folder.
-
     Args:
         memory: where they are kept; filled in place.
-        cadence: which are.
-        storage: of one snapshot.
+        trajectory: which are, and where they are stored.
     """
 
-    def __init__(self, memory: dict[str, Any], cadence: Cadence, storage: Storage) -> None:
+    def __init__(self, memory: dict[str, Any], trajectory: Trajectory) -> None:
         """What is in the memory already stays."""
-        self._cadence, self._storage = cadence, storage
+        self._trajectory, self._storage = trajectory, trajectory.storage
         self._steps: list[int] = memory.setdefault("steps", [])
         self._snapshots: list[Tensor] = memory.setdefault("snapshots", [])
 
@@ -78,7 +88,7 @@ class Recorder:
 
     def record(self, step: int, parameters: Mapping[str, Tensor]) -> None:
         """Take one now, if it is time, and let go of those that are now too close together."""
-        stride = self._cadence.stride(step)
+        stride = self._trajectory.stride(step)
         if (self._steps and step <= self._steps[-1]) or (self._steps and step % stride):
             return
         keep = [i for i, s in enumerate(self._steps) if i == 0 or s % stride == 0]

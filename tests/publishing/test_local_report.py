@@ -213,6 +213,28 @@ def test_events_of_numbers_alone_rewrite_the_page_seldom(tmp_path, monkeypatch):
     assert len(lines(log)) == 50
 
 
+def test_pages_take_a_small_share_of_the_run(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    def slow(*arguments):
+        now[0] += 0.4
+        written.append(now[0])
+        return ""
+
+    written: list[float] = []
+    monkeypatch.setattr("lightning_dynamics.publishing.local_report.logger.render", slow)
+    log = LocalReport(tmp_path)
+    for step in range(100):
+        publish([log], event(step, map=picture(1)))
+        now[0] += 1
+    elapsed = now[0] - 1000
+    assert written[:3] == pytest.approx([1000.4, 1001.8, 1003.2]), "a page that costs little is always up to date"
+    assert 0.03 * elapsed <= 0.4 * len(written) <= 0.05 * elapsed + 1.4
+    log.finalize("success")
+    assert written[-1] == now[0], "the last page holds everything"
+
+
 def test_other_ranks_write_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     log = LocalReport(tmp_path)

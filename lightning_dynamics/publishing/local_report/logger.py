@@ -18,8 +18,8 @@ from lightning_dynamics.publishing.local_report import store
 from lightning_dynamics.publishing.local_report.page import render
 
 _METRICS_SECONDS = 30.0  # between two pages when only ordinary training scalars are new
-_SLOW_SECONDS = 1.0  # a page that takes longer to write is written seldom enough ...
-_SLOW_SHARE = 0.05  # ... to cost at most this share of the run
+_FREE_SECONDS = 1.0  # that writing the page may take in all; beyond, it is written seldom enough ...
+_SHARE = 0.05  # ... to cost at most this share of the run
 
 
 class LocalReport(Logger):
@@ -37,7 +37,8 @@ class LocalReport(Logger):
         files/          downloads, if there are any: the latest of each, linked from the page
 
     The page is rewritten after every event that has more than numbers to show, and at most every 30 seconds for
-    numbers alone.
+    numbers alone. A long page is rewritten less often: writing it takes at most 5 % of the run's
+    time.
 
     Args:
         save_dir: where reports lie.
@@ -74,7 +75,9 @@ class LocalReport(Logger):
         self._last_step = 0
         self._unwritten = False  # is there news that the page does not show yet?
         self._next_page = 0.0  # time.monotonic() before which training scalars do not rewrite the page
-        self._rest_until = 0.0  # likewise for events; in the future only after a slow page
+        self._rest_until = 0.0  # likewise for events; in the future only if writing has taken too long
+        self._begin = 0.0  # time.monotonic() of the first news
+        self._spent = 0.0  # seconds on writing the page
 
     @property
     def name(self) -> str:
@@ -155,6 +158,7 @@ class LocalReport(Logger):
                 (folder / part).mkdir(parents=True, exist_ok=True)
             store.update_run(folder, status="running")
             self._started = True
+            self._begin = time.monotonic()
         self._unwritten = True
         return folder
 
@@ -166,7 +170,8 @@ class LocalReport(Logger):
         self._unwritten = False
         end = time.monotonic()
         self._next_page = end + _METRICS_SECONDS
-        self._rest_until = end + (end - start) / _SLOW_SHARE if end - start > _SLOW_SECONDS else 0.0
+        self._spent += end - start
+        self._rest_until = self._begin + (self._spent - _FREE_SECONDS) / _SHARE
 
 
 @show.register(LocalReport)

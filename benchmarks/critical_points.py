@@ -19,7 +19,7 @@ from scipy.sparse.linalg import LinearOperator, minres
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from lightning_dynamics.analyses.critical_points import find
+from lightning_dynamics import critical_points
 from lightning_dynamics.analyses.critical_points.estimator import minres as ours
 
 SIZE = 200
@@ -98,8 +98,9 @@ def searches() -> None:
         print(f"\n{size} parameters, 256 examples, one training pass {1e3 * one_pass:.2f} ms")
         for name, start in starts.items():
             began = time.process_time()
-            (point,) = find(
-                net, cross_entropy, [batch], starts={name: start}, max_iterations=30, dense_up_to=0, description=None
+            method = critical_points.NewtonMR(max_iterations=30)
+            (point,) = critical_points.find(
+                net, cross_entropy, [batch], starts={name: start}, method=method, dense_up_to=0, description=None
             )
             seconds = time.process_time() - began
             extra = 320  # products of the estimated index

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
 
-from lightning_dynamics.analyses.curvature import extreme_eigenvalues, hutchinson_trace
+from lightning_dynamics import curvature
 
 
 def mlp() -> nn.Sequential:
@@ -88,14 +88,14 @@ def main() -> None:
         batches = [(images[i : i + 128], labels[i : i + 128]) for i in (0, 128)]
         for k in (1, 5):
             start = time.process_time()
-            found = extreme_eigenvalues(net, cross_entropy, batches, k=k)
+            found = curvature.extreme_eigenvalues(net, cross_entropy, batches, k=k)
             seconds = time.process_time() - start
             print(
                 f"  k = {k}: {found.iterations} products, {seconds:.1f} s = {seconds / base / 2:.0f} training passes "
                 f"over 256 examples; converged: {found.converged}; largest {found.largest.reshape(-1)[0]:.4g}, "
                 f"smallest {found.smallest.reshape(-1)[0]:.4g}; overlooked at most {found.overlooked:.2g}"
             )
-        trace = hutchinson_trace(net, cross_entropy, batches, num_samples=16)
+        trace = curvature.hutchinson_trace(net, cross_entropy, batches, num_samples=16)
         print(f"  trace {trace.trace:.4g} +- {trace.standard_error:.2g} from 16 probes")
 
 

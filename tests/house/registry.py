@@ -15,6 +15,7 @@ from lightning_dynamics import (
     LossContributionCallback,
     VoGCallback,
 )
+from lightning_dynamics.analyses.critical_points import GradientNorm, NewtonMR, Trajectory
 
 
 @dataclass(frozen=True)
@@ -113,14 +114,21 @@ def _critical_points(**overrides: Any) -> CriticalPointsCallback:
     # One snapshot, when training begins: the number of others depends on that of the processes.
     settings: dict[str, Any] = {"num_examples": 24, "batch_size": 8, "on_error": "raise"}
     settings |= {"parameters": ["conv.bias", "head.bias"]}  # all eigenvalues of few: estimated ones take 320 products
-    settings |= {"max_iterations": 2, "inner_iterations": 4, "snapshot_every_n_steps": 100, "every_n_epochs": 1}
+    settings |= {"method": NewtonMR(2, inner_iterations=4), "every_n_epochs": 1}
+    settings |= {"trajectory": Trajectory(snapshot_every_n_steps=100)}
     return CriticalPointsCallback(**settings | {"loss_fn": "tests.house.models.cross_entropy"} | overrides)
 
 
 def _critical_points_of_the_head(**overrides: Any) -> CriticalPointsCallback:
     return _critical_points(
-        **{"parameters": "head.bias", "index_of_starts": True, "method": "gradient_norm"} | overrides
+        **{"parameters": "head.bias", "index_of_starts": True, "method": GradientNorm(2, inner_iterations=4)}
+        | overrides
     )
+
+
+def _value(path: str, **arguments: Any) -> dict[str, Any]:
+    """A value of ours, as a LightningCLI file has it."""
+    return {"class_path": f"lightning_dynamics.{path}", "init_args": arguments}
 
 
 _ANYWHERE: tuple[tuple[dict[str, Any], str], ...] = (
@@ -352,25 +360,31 @@ CASES = {
             ({"tolerance": 0.0}, "tolerance"),
             ({"flatness_tolerance": 0.0}, "flatness_tolerance"),
             ({"zero_tolerance": 1.0}, "zero_tolerance"),
-            ({"max_iterations": 0}, "max_iterations"),
-            ({"inner_iterations": 0}, "inner_iterations"),
             ({"dense_up_to": -1}, "dense_up_to"),
             ({"checkpoints": "no_such.ckpt"}, "checkpoints"),
             ({"checkpoints": ["no_such.ckpt"]}, "checkpoints"),
             ({"checkpoints": ["twice.ckpt", "twice.ckpt"]}, "checkpoints"),
-            ({"snapshot_every_n_steps": 0}, "snapshot_every_n_steps"),
-            ({"max_snapshots": 1}, "max_snapshots"),
+            ({"trajectory": 8}, "trajectory"),
             ({"parameters": "no_such_layer.*"}, "parameters"),
             ({"parameters": []}, "parameters"),
             ({"loss_fn": "nowhere.nothing"}, "loss_fn"),
             ({"loss_fn": "tests.house.models.detached_loss"}, "loss_fn"),
         ),
-        yaml={"parameters": ["head.bias"], "max_iterations": 3, "tolerance": 1e-12, "snapshot_every_n_steps": 2},
+        yaml={
+            "parameters": ["head.bias"],
+            "tolerance": 1e-12,
+            "method": _value("critical_points.NewtonMR", max_iterations=3),
+            "trajectory": _value("critical_points.Trajectory", max_snapshots=4, snapshot_every_n_steps=2),
+        },
     ),
     "critical points of the head": Case(
         make=_critical_points_of_the_head,
         keys=("index_against_loss", "convergence", "values", "unfinished"),
         bad=_ANYWHERE,
-        yaml={"method": "gradient_norm", "trajectory": False, "max_iterations": 2, "parameters": "head.*"},
+        yaml={
+            "method": _value("critical_points.GradientNorm", max_iterations=2),
+            "trajectory": False,
+            "parameters": "head.*",
+        },
     ),
 }

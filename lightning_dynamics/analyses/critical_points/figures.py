@@ -9,40 +9,27 @@ from numpy.typing import NDArray
 
 from lightning_dynamics.analyses.critical_points.picture import index_against_loss
 from lightning_dynamics.analyses.critical_points.result import CriticalPointsResult
+from lightning_dynamics.analyses.critical_points.settings import METHODS
 from lightning_dynamics.figures import time_series
-from lightning_dynamics.panels import Panels, Picture, Table
+from lightning_dynamics.figures.result import Pictures, pictures, tables
+from lightning_dynamics.panels import Picture, Table
 from lightning_dynamics.panels.values import Cell
 
 _LEAST = 1e-40  # ‖g‖² of 0 is drawn here
 
 
-def panels(result: CriticalPointsResult, label: str) -> Panels:
-    """The pictures and the table, under keys ``{label}/…``."""
+@pictures.register
+def _pictures(result: CriticalPointsResult) -> Pictures:
+    about = f"{_moment(result)}; {_found(result)}; {_basis(result)}"
     return {
-        f"{label}/index_against_loss": Picture(
-            scatter_of(result), f"Index against loss, {_moment(result)}; {_found(result)}; {_basis(result)}"
-        ),
-        f"{label}/convergence": Picture(
-            convergence(result), f"‖g‖² of every search, {_moment(result)}; {_found(result)}; {_basis(result)}"
-        ),
-        f"{label}/values": values(result),
+        "index_against_loss": lambda: Picture(scatter_of(result), f"Index against loss, {about}"),
+        "convergence": lambda: Picture(convergence(result), f"‖g‖² of every search, {about}"),
     }
 
 
-def scalars(result: CriticalPointsResult) -> dict[str, float]:
-    """The numbers, by key without label."""
-    numbers = {
-        "critical": float(result.count("critical")),
-        "gradient_flat": float(result.count("gradient-flat")),
-        "unfinished": float(result.count("unfinished")),
-    }
-    losses = [loss for loss, status in zip(result.loss.tolist(), result.status, strict=True) if status == "critical"]
-    if losses:
-        numbers["lowest_loss"] = min(losses)
-    known = [value for value in result.squared_gradient_norm.tolist() if value > 0]
-    if known:
-        numbers["lowest_gradient"] = math.log10(min(known))
-    return numbers
+@tables.register
+def _tables(result: CriticalPointsResult) -> dict[str, Table]:
+    return {"values": values(result)}
 
 
 def scatter_of(result: CriticalPointsResult) -> NDArray[np.uint8]:
@@ -70,7 +57,7 @@ def convergence(result: CriticalPointsResult) -> NDArray[np.uint8]:
         names=[f"{name}: {status}" for name, status in zip(result.starts, result.status, strict=True)],
         title=f"Searches for critical points · {_moment(result)}",
         footer=f"{_found(result)}; {_criteria(result)}; {_basis(result)}",
-        x_title=f"iteration of {_METHODS[result.method]}",
+        x_title=f"iteration of {METHODS[result.method].title}",
         y_title="log₁₀ ‖g‖²",
         emphasis=np.full((1, len(steps)), limit),
         emphasis_names=[f"tolerance {result.tolerance:.0e}"],
@@ -101,16 +88,13 @@ def values(result: CriticalPointsResult) -> Table:
     return Table(columns, rows, f"Searches for critical points, {_moment(result)}; {_basis(result)}")
 
 
-_METHODS = {"newton_mr": "Newton-MR", "gradient_norm": "gradient descent on ½‖g‖²"}
-
-
 def _moment(result: CriticalPointsResult) -> str:
     return f"epoch {result.epoch}, step {result.step}"
 
 
 def _found(result: CriticalPointsResult) -> str:
     counts = [f"{result.status.count(word)} {word}" for word in ("critical", "gradient-flat", "unfinished")]
-    return f"{len(result.starts)} searches by {_METHODS[result.method]}: {', '.join(counts)}"
+    return f"{len(result.starts)} searches by {METHODS[result.method].title}: {', '.join(counts)}"
 
 
 def _criteria(result: CriticalPointsResult) -> str:

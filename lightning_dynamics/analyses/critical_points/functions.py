@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_dynamics.analyses.critical_points.checks import checked_search
 from lightning_dynamics.analyses.critical_points.index import index_at, unknown
 from lightning_dynamics.analyses.critical_points.point import CriticalPoint, distance
-from lightning_dynamics.analyses.critical_points.search import Method, Search, search
+from lightning_dynamics.analyses.critical_points.search import search
+from lightning_dynamics.analyses.critical_points.settings import GradientNorm, MethodName, NewtonMR, Search
 from lightning_dynamics.analyses.critical_points.starts import Start, named_starts
 from lightning_dynamics.analyses.critical_points.surface import LossSurface, State
 from lightning_dynamics.analyses.critical_points.widening import as_double, in_double
-from lightning_dynamics.analyses.curvature.checks import check_parameters
+from lightning_dynamics.analyses.curvature.checks import check_function, check_parameters
 from lightning_dynamics.analyses.curvature.minibatches import Minibatches
 from lightning_dynamics.analyses.curvature.operator import NotFinite
 from lightning_dynamics.core.isolation import Mode, isolated
@@ -34,11 +34,9 @@ def find(
     batches: Iterable[Any],
     *,
     starts: Mapping[str, Start] | Iterable[Start] | None = None,
-    method: Method = "newton_mr",
+    method: MethodName | NewtonMR | GradientNorm = "newton_mr",
     tolerance: float = 1e-20,
     flatness_tolerance: float = 0.01,
-    max_iterations: int | None = None,
-    inner_iterations: int = 200,
     zero_tolerance: float = 1e-6,
     dense_up_to: int = 2000,
     merge_within: float | None = None,
@@ -54,14 +52,14 @@ def find(
     ½‖g‖² is minimised, by one of two methods of Frye et al. ("Critical point-finding methods reveal gradient-flat
     regions of deep network losses", Neural Computation 33, 2021):
 
-    - ``"newton_mr"``: steps p = −H⁺g by MINRES, with a line search on ‖g‖² (Roosta et al. 2018);
-    - ``"gradient_norm"``: descent along −Hg with a line search (Pennington, Bahri, ICML 2017). Its convergence is
-      linear and as slow as the square of the condition number; it is here to compare with.
+    - ``"newton_mr"``, :class:`NewtonMR`: steps p = −H⁺g by MINRES, with a line search on ‖g‖² (Roosta et al. 2018);
+    - ``"gradient_norm"``, :class:`GradientNorm`: descent along −Hg with a line search (Pennington, Bahri, ICML 2017).
+      It converges linearly, as slowly as the square of the condition number; it is here to compare with.
 
-    Both end in critical points of any index, saddles among them, and both may end where ½‖g‖² has a minimum that is no
-    zero: there Hg = 0. Which it was is each point's ``status``. The index of a point is known to be right only where
-    ‖g‖² is very small (Frye et al., "Numerically recovering the critical points of a deep linear autoencoder", 2019),
-    so everything is computed in float64, on copies of the parameters and of the batches.
+    Both end in critical points of any index, saddles among them. Both may also end at a minimum of ½‖g‖² where g is not
+    0: there Hg = 0. Each point's ``status`` says which it was. An index can be trusted only where ‖g‖² is very small
+    (Frye et al., "Numerically recovering the critical points of a deep linear autoencoder", 2019). Therefore everything
+    is computed in float64, on copies of the parameters and of the batches.
 
     Cost: for each step of Newton-MR up to ``inner_iterations`` Hessian-vector products (fewer if P is smaller, or the
     system is solved earlier) and one gradient or a few more; for each step of gradient descent one product and about
@@ -75,12 +73,11 @@ def find(
         batches: tensors, or tuples, lists or mappings of tensors; read once and held in memory.
         starts: where to begin: a list, or name to start. A start is a flat vector of the parameters chosen, values by
             parameter's (or buffer's) name, or the path of a Lightning checkpoint. By default where the module is.
-        method: ``"newton_mr"`` or ``"gradient_norm"``.
+        method: ``"newton_mr"`` or ``"gradient_norm"``; or a value, to set how long each search may take:
+            ``NewtonMR(max_iterations=100, inner_iterations=200)`` or ``GradientNorm(max_iterations=2000)``.
         tolerance: largest ‖g‖² of a critical point, in units of (loss / parameter)².
         flatness_tolerance: ε: curvature that counts as none at a gradient-flat point, as a share of the largest; see
-            :func:`.search.search` for the two formulas.
-        max_iterations: steps for each start; None: 100 for Newton-MR, 2,000 for descent.
-        inner_iterations: products for one step of Newton-MR.
+            ``docs/critical_points.md`` for the two formulas.
         zero_tolerance: eigenvalues count as 0 up to this share of the largest |λ|.
         dense_up_to: P up to which all eigenvalues of the points are computed; beyond, the index is estimated.
         merge_within: points of one status whose distance is at most this share of max(1, ‖θ‖) are one; None merges
@@ -98,22 +95,10 @@ def find(
         loss is not finite gives an unfinished point with ``stopped="not finite"``.
 
     Raises:
-        ConfigurationError: arguments that cannot work; see also :func:`.starts.named_starts`.
+        ConfigurationError: arguments that cannot work; a start that is unknown or does not fit.
     """
-    how = checked_search(
-        method=method,
-        tolerance=tolerance,
-        flatness_tolerance=flatness_tolerance,
-        max_iterations=max_iterations,
-        inner_iterations=inner_iterations,
-        zero_tolerance=zero_tolerance,
-        dense_up_to=dense_up_to,
-        seed=seed,
-    )
-    if mode not in ("eval", "train"):
-        raise ConfigurationError(f"`mode` must be 'eval' or 'train', got {mode!r}")
-    if not callable(loss_fn):
-        raise ConfigurationError(f"`loss_fn` must be a function (module, batch) -> scalar, got {loss_fn!r}")
+    how = Search.of(locals())
+    check_function(loss_fn, mode)
     if merge_within is not None and not merge_within >= 0:
         raise ConfigurationError(f"`merge_within` must be a number from 0 up, or None; got {merge_within!r}")
     chosen = select_parameters(module, parameters)
@@ -122,7 +107,7 @@ def find(
     with isolated(module, mode=mode, seed=seed) as streams, silenced(module), in_double(module):
         held = Minibatches.held(_widened(batches), seed=seed, streams=streams)
         surface = LossSurface(module, loss_fn, held, select_parameters(module, parameters), keep_graphs)
-        surface.check(f"parameters={parameters!r}")
+        surface.check(parameters)
         points = search_all(surface, begin, how, description=description, index_of_starts=index_of_starts)
     return points if merge_within is None else merged(points, merge_within)
 
@@ -136,12 +121,12 @@ def search_all(
     index_of_starts: bool = False,
 ) -> list[CriticalPoint]:
     """One point for each start, behind a progress bar that counts steps of the searches."""
-    ticks: Iterator[int] = progress(count(), total=len(starts) * how.max_iterations, description=description)
+    ticks: Iterator[int] = progress(count(), total=len(starts) * how.method.max_iterations, description=description)
     points = []
     for name, state in starts.items():
         point = _search(surface, name, state, how, lambda: next(ticks), index_of_starts)
         points.append(point)
-        for _ in range(how.max_iterations - point.iterations):
+        for _ in range(how.method.max_iterations - point.iterations):
             next(ticks)
     return points
 

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from lightning_dynamics.analyses.critical_points.point import CriticalPoint
-from lightning_dynamics.analyses.critical_points.search import Search, Status, Stopped
-from lightning_dynamics.figures.result import Result
+from lightning_dynamics.analyses.critical_points.search import Status, Stopped
+from lightning_dynamics.analyses.critical_points.settings import Search
+from lightning_dynamics.analyses.result import AnalysisResult
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 REASONS: tuple[Stopped, ...] = get_args(Stopped)
 
 
 @dataclass(frozen=True, eq=False)
-class CriticalPointsResult(Result):
+class CriticalPointsResult(AnalysisResult):
     """S points, each from a start of its own, of the probe's mean loss as a function of P parameters.
 
     Tensors are float64 on the CPU. Where something was not finite, its numbers are NaN.
@@ -83,6 +84,21 @@ class CriticalPointsResult(Result):
     parameters: str = ""
     estimator: str = ""
 
+    def scalars(self) -> dict[str, float]:
+        """How many points have each status, the lowest critical loss, the lowest log₁₀ ‖g‖²."""
+        numbers = {
+            "critical": float(self.count("critical")),
+            "gradient_flat": float(self.count("gradient-flat")),
+            "unfinished": float(self.count("unfinished")),
+        }
+        losses = [loss for loss, status in zip(self.loss.tolist(), self.status, strict=True) if status == "critical"]
+        if losses:
+            numbers["lowest_loss"] = min(losses)
+        known = [value for value in self.squared_gradient_norm.tolist() if value > 0]
+        if known:
+            numbers["lowest_gradient"] = math.log10(min(known))
+        return numbers
+
     def condensed(self) -> CriticalPointsResult:
         """Without the points and their eigenvalues."""
         return replace(self, points=self.points[:0], eigenvalues=self.eigenvalues[:, :0])
@@ -117,7 +133,7 @@ class Rows:
         rows = cls(
             torch.zeros(len(found), 13, dtype=torch.float64),
             torch.zeros(len(found), count, dtype=torch.float64),
-            torch.zeros(2, len(found), how.max_iterations + 1, dtype=torch.float64),
+            torch.zeros(2, len(found), how.method.max_iterations + 1, dtype=torch.float64),
             torch.zeros(len(found) if keep_points else 0, num_parameters, dtype=torch.float64),
         )
         for place, point in enumerate(found):
@@ -173,7 +189,7 @@ class Rows:
             losses=self.courses[0, :, :longest].clone(),
             squared_gradient_norms=self.courses[1, :, :longest].clone(),
             points=self.points,
-            method=how.method,
+            method=how.method.name,
             tolerance=how.tolerance,
             flatness_tolerance=how.flatness_tolerance,
             zero_tolerance=how.zero_tolerance,

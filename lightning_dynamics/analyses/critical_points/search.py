@@ -13,17 +13,13 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from lightning_dynamics.analyses.critical_points.estimator import minres
+from lightning_dynamics.analyses.critical_points.settings import NewtonMR, Search
 from lightning_dynamics.analyses.curvature.operator import NotFinite
 
-Method = Literal["newton_mr", "gradient_norm"]
 Status = Literal["critical", "gradient-flat", "unfinished"]
 Stopped = Literal["converged", "stalled", "iterations", "not finite"]
 
-ITERATIONS: dict[Method, int] = {"newton_mr": 100, "gradient_norm": 2000}
-"""At most, unless told otherwise."""
-
-_PATIENCE: dict[Method, int] = {"newton_mr": 25, "gradient_norm": 200}
-_STALLED = 0.5  # of ‖g‖² left after so many iterations
+_STALLED = 0.5  # of ‖g‖² left after as many iterations as the method has patience for
 _IN_THE_KERNEL = 0.9  # of ‖g‖ that no Newton step takes away
 _ARMIJO = 1e-4
 _SHORTEST = 2.0**-60
@@ -42,31 +38,6 @@ class Surface(Protocol):
     def product(self, vector: Tensor) -> Tensor:
         """H v where it went last: ``(P,)`` to ``(P,)``, or NotFinite."""
         ...
-
-
-@dataclass(frozen=True)
-class Search:
-    """How points are looked for, and what they are called.
-
-    Args:
-        method: ``"newton_mr"`` or ``"gradient_norm"``.
-        tolerance: largest ‖g‖² of a critical point.
-        flatness_tolerance: curvature that counts as none at a gradient-flat one, as a share of the largest.
-        max_iterations: steps.
-        inner_iterations: products for one step of Newton-MR; fewer where P is smaller.
-        zero_tolerance: |λ| that count as 0, as a share of the largest |λ|.
-        dense_up_to: P up to which all eigenvalues are computed.
-        seed: of random vectors, where P is larger.
-    """
-
-    method: Method = "newton_mr"
-    tolerance: float = 1e-20
-    flatness_tolerance: float = 0.01
-    max_iterations: int = ITERATIONS["newton_mr"]
-    inner_iterations: int = 200
-    zero_tolerance: float = 1e-6
-    dense_up_to: int = 2000
-    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,14 +88,14 @@ def search(surface: Surface, start: Tensor, how: Search, advanced: Callable[[], 
         advanced: called before every step.
     """
     watched = _Watched(surface)
-    stride: _NewtonMR | _GradientNorm = _NewtonMR(how) if how.method == "newton_mr" else _GradientNorm()
-    point, patience, since = start.clone(), _PATIENCE[how.method], 0
+    stride = _NewtonSteps(how.method) if isinstance(how.method, NewtonMR) else _DescentSteps()
+    point, patience, since = start.clone(), how.method.patience, 0
     losses, squared = [math.nan], [math.nan]
     stopped: Stopped = "iterations"
     try:
         losses[0], gradient = watched.at(point)
         squared[0] = float(gradient @ gradient)
-        while squared[-1] > how.tolerance and len(squared) <= how.max_iterations:
+        while squared[-1] > how.tolerance and len(squared) <= how.method.max_iterations:
             advanced()
             moved = stride.step(watched, point, gradient)
             if moved is None:
@@ -155,7 +126,7 @@ def _in_the_kernel(surface: _Watched, gradient: Tensor, how: Search) -> tuple[fl
         -gradient,
         tolerance=_LOOSE,
         zero=how.flatness_tolerance,
-        max_iterations=how.inner_iterations,
+        max_iterations=how.method.inner_iterations,
         kept=_kept(len(gradient)),
     )
     turned = float(solved.first_product.norm())
@@ -194,7 +165,7 @@ class _Watched:
         return (point, loss, gradient) if float(gradient @ gradient) <= most else None
 
 
-class _NewtonMR:
+class _NewtonSteps:
     """Roosta, Liu, Xu, Mahoney, "Newton-MR: Inexact Newton method with minimum residual sub-problem solver" (2018).
 
     p = −H⁺g by MINRES, and a length α out of 1, ½, ¼, … that satisfies their condition of Armijo's kind,
@@ -207,8 +178,8 @@ class _NewtonMR:
     on with exact steps.
     """
 
-    def __init__(self, how: Search) -> None:
-        self._how = how
+    def __init__(self, method: NewtonMR) -> None:
+        self._method = method
         self._length = 1.0
         self._start = math.nan
         self._is_exact = False
@@ -227,7 +198,7 @@ class _NewtonMR:
             -gradient,
             tolerance=max(_TIGHT, min(_LOOSE, left)),
             zero=max(_ZERO, min(_NEARLY_ZERO, left)),
-            max_iterations=self._how.inner_iterations,
+            max_iterations=self._method.inner_iterations,
             kept=_kept(len(point)),
         )
         turned = -solved.first_product  # Hg
@@ -246,7 +217,7 @@ class _NewtonMR:
         return None
 
 
-class _GradientNorm:
+class _DescentSteps:
     """Gradient descent on f = ½‖g‖², whose gradient is Hg, with backtracking (Pennington, Bahri 2017; Frye 2019).
 
     The first length tried is that of Barzilai and Borwein (IMA J. Numer. Anal. 8, 1988) from the last step, and 1/Λ²

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from lightning_dynamics.analyses.curvature.checks import check_loss
 from lightning_dynamics.analyses.curvature.minibatches import Minibatches
 from lightning_dynamics.analyses.curvature.operator import HessianOperator
-from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import LossFn, loss
 from lightning_dynamics.core.parameters import assign, flatten, plain_name, unflatten
 
@@ -92,19 +92,17 @@ class LossSurface:
         self.products += 1
         return self._operator.matvec(vector)
 
-    def check(self, argument: str) -> None:
+    def check(self, parameters: str | Sequence[str]) -> None:
         """Refuse a loss without a gradient: it would look like a critical point everywhere.
 
+        Args:
+            parameters: the patterns that have chosen the parameters, for the error.
+
         Raises:
-            ConfigurationError: naming ``argument``, where the loss does not depend on the parameters.
+            ConfigurationError: the loss does not depend on the parameters.
         """
         wanted = {id(parameter) for parameter in self._parameters.values()}
         for parameter in self._module.parameters():
             parameter.requires_grad_(id(parameter) in wanted)
         with torch.enable_grad():
-            value = loss(self._module, self._batches.hand_out(0), self._loss_fn)
-        if not value.requires_grad:
-            raise ConfigurationError(
-                f"the loss does not depend on the parameters that `{argument}` selects: `loss_fn` (or "
-                "`training_step`) must return it with its graph, neither detached nor under `torch.no_grad()`"
-            )
+            check_loss(loss(self._module, self._batches.hand_out(0), self._loss_fn), parameters)

@@ -8,12 +8,19 @@ from math import nan
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_dynamics.analyses.arguments import Data, OnError
 from lightning_dynamics.analyses.callback import AnalysisCallback
 from lightning_dynamics.analyses.curvature import estimator
-from lightning_dynamics.analyses.curvature.checks import check_count, check_parameters, check_search
+from lightning_dynamics.analyses.curvature.checks import (
+    check_batchnorm,
+    check_count,
+    check_loss,
+    check_parameters,
+    check_search,
+    described,
+)
 from lightning_dynamics.analyses.curvature.minibatches import Minibatches
 from lightning_dynamics.analyses.curvature.operator import HessianOperator, NotFinite
 from lightning_dynamics.analyses.curvature.quantities import condition_number, flatness_of
@@ -21,7 +28,6 @@ from lightning_dynamics.analyses.curvature.result import CurvatureResult
 from lightning_dynamics.analyses.curvature.spectrum import density_of
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.isolation import Mode
-from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import LossFn, loss
 from lightning_dynamics.core.parameters import select_parameters
 from lightning_dynamics.core.progress import progress
@@ -139,12 +145,7 @@ class CurvatureCallback(AnalysisCallback[CurvatureResult]):
         chosen = select_parameters(context.module, self.parameters)
         check_parameters(chosen)
         check_search(self.k, self.tolerance, self.max_iterations, sum(p.numel() for p in chosen.values()))
-        if self.mode == "train" and context.ranks.size > 1:
-            if any(isinstance(layer, nn.SyncBatchNorm) for layer in context.module.modules()):
-                raise ConfigurationError(
-                    "`mode='train'` makes SyncBatchNorm talk to the other processes, which have other minibatches: use "
-                    "`mode='eval'`"
-                )
+        check_batchnorm(context, self.mode)
         for parameter in context.module.parameters():
             parameter.requires_grad_(False)
         for parameter in chosen.values():
@@ -153,12 +154,7 @@ class CurvatureCallback(AnalysisCallback[CurvatureResult]):
         for place in {0, len(batches) - 1} if len(batches) else ():
             with torch.enable_grad():
                 value = loss(context.module, batches.hand_out(place), self.loss_fn)
-            if not value.requires_grad:
-                raise ConfigurationError(
-                    f"the loss does not depend on the parameters that `parameters={self.parameters!r}` selects: "
-                    "`loss_fn` (or `training_step`) must return it with its graph, neither detached nor under "
-                    "`torch.no_grad()`"
-                )
+            check_loss(value, self.parameters)
 
     # ---- an event ------------------------------------------------------------------------------------------
 
@@ -260,14 +256,13 @@ class CurvatureCallback(AnalysisCallback[CurvatureResult]):
         samples = f"trace of {self.trace_samples} probes" if self.trace_samples else ""
         spectrum = f"spectrum of {self.density_samples} × {self.density_iterations} products"
         spectrum = spectrum if self.density_samples else ""
-        patterns = self.parameters if isinstance(self.parameters, str) else ", ".join(self.parameters)
         return CurvatureResult(
             epoch=context.moment.epoch,
             step=context.moment.step,
             num_examples=len(context.probe),
             num_parameters=operator.size,
             data=context.probe.name,
-            parameters="all parameters" if patterns == "*" else f"parameters {patterns}",
+            parameters=described(self.parameters),
             estimator=", ".join(part for part in (f"{self.mode} mode", samples, spectrum) if part),
             **found,
         )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from lightning_dynamics.analyses.arguments import check
+from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.lightning import ConfigurationError
 
 _TOO_NARROW = (torch.float16, torch.bfloat16)
@@ -51,3 +54,40 @@ def check_parameters(parameters: dict[str, nn.Parameter]) -> None:
             )
         if nn.parameter.is_lazy(parameter):
             raise ConfigurationError(f"{name!r} has no shape yet: run the module once before")
+
+
+def check_function(loss_fn: Any, mode: Any) -> None:
+    """Refuse what a function without a Trainer cannot work with."""
+    check({"mode": mode})
+    if not callable(loss_fn):
+        raise ConfigurationError(f"`loss_fn` must be a function (module, batch) -> scalar, got {loss_fn!r}")
+
+
+def check_loss(value: Tensor, parameters: str | Sequence[str]) -> None:
+    """Refuse a loss without a gradient: it would look flat everywhere.
+
+    Args:
+        value: of the loss, computed with gradients enabled.
+        parameters: the patterns that select the parameters.
+    """
+    if not value.requires_grad:
+        raise ConfigurationError(
+            f"the loss does not depend on the parameters that `parameters={parameters!r}` selects: `loss_fn` (or "
+            "`training_step`) must return it with its graph, neither detached nor under `torch.no_grad()`"
+        )
+
+
+def check_batchnorm(context: Context, mode: str) -> None:
+    """Refuse SyncBatchNorm in train mode: it exchanges statistics, and processes run different minibatches."""
+    layers = context.module.modules()
+    if mode == "train" and context.ranks.size > 1 and any(isinstance(layer, nn.SyncBatchNorm) for layer in layers):
+        raise ConfigurationError(
+            "with `mode='train'`, SyncBatchNorm waits for the other processes, which are at different minibatches: "
+            "use `mode='eval'`"
+        )
+
+
+def described(parameters: str | Sequence[str]) -> str:
+    """The patterns in words, for a caption."""
+    patterns = parameters if isinstance(parameters, str) else ", ".join(parameters)
+    return "all parameters" if patterns == "*" else f"parameters {patterns}"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_dynamics.analyses.curvature import estimator
-from lightning_dynamics.analyses.curvature.checks import check_count, check_parameters, check_search
+from lightning_dynamics.analyses.curvature.checks import check_count, check_function, check_parameters, check_search
 from lightning_dynamics.analyses.curvature.minibatches import Minibatches
 from lightning_dynamics.analyses.curvature.operator import HessianOperator
 from lightning_dynamics.analyses.curvature.quantities import (
@@ -335,10 +335,7 @@ def _operator(
     seed: int,
     keep_graphs: bool | None,
 ) -> Iterator[tuple[HessianOperator, dict[str, nn.Parameter]]]:
-    if mode not in ("eval", "train"):
-        raise ConfigurationError(f"`mode` must be 'eval' or 'train', got {mode!r}")
-    if not callable(loss_fn):
-        raise ConfigurationError(f"`loss_fn` must be a function (module, batch) -> scalar, got {loss_fn!r}")
+    check_function(loss_fn, mode)
     chosen = select_parameters(module, parameters)
     check_parameters(chosen)
     with isolated(module, mode=mode, seed=seed) as streams, silenced(module):

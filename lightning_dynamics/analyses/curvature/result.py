@@ -109,8 +109,9 @@ class CurvatureResult(AnalysisResult):
 
     def condensed(self) -> CurvatureResult:
         """Without the events before it."""
-        nothing = {"course_steps": _none(), "course_largest": _none(), "course_smallest": _none()}
-        return replace(self, **nothing, course_converged=_none())
+        return replace(
+            self, course_steps=_none(), course_largest=_none(), course_smallest=_none(), course_converged=_none()
+        )
 
     def after(self, earlier: Sequence[CurvatureResult]) -> CurvatureResult:
         """With the eigenvalues of earlier events, as far as there are as many of them."""

@@ -14,8 +14,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_dynamics.analyses.critical_points import CriticalPointsCallback, CriticalPointsResult, find
-from lightning_dynamics.analyses.critical_points.figures import panels, scalars
+from lightning_dynamics.analyses.critical_points import (
+    CriticalPointsCallback,
+    CriticalPointsResult,
+    NewtonMR,
+    Trajectory,
+    find,
+)
 from lightning_dynamics.analyses.critical_points.picture import index_against_loss
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.panels import Picture, Table
@@ -65,7 +70,7 @@ def fit(folder: Path, *callbacks: Any, module: Any = None, epochs: int = 40, **o
 
 def test_the_critical_points_near_a_training(tmp_path: Path) -> None:
     """Its beginning leads to the saddle, its end to the minimum; the index of the starts comes along."""
-    watch = callback(snapshot_every_n_steps=4, max_snapshots=8, index_of_starts=True, keep_points=True)
+    watch = callback(trajectory=Trajectory(8, snapshot_every_n_steps=4), index_of_starts=True, keep_points=True)
     fit(tmp_path, watch)
     result = watch.last_result
     assert len(watch.results) == 1 and (result.epoch, result.step) == (39, 40)
@@ -112,8 +117,13 @@ def test_a_checkpoint_of_another_architecture_is_refused_before_training(tmp_pat
         fit(tmp_path, callback(checkpoints=[str(tmp_path / "other.ckpt")]), epochs=1)
 
 
+def test_a_trajectory_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="critical_points.Trajectory"):
+        callback(trajectory=8)
+
+
 def test_memory_is_bounded(tmp_path: Path) -> None:
-    watch = callback(max_snapshots=4, at_end=False, every_n_epochs=100)
+    watch = callback(trajectory=Trajectory(max_snapshots=4), at_end=False, every_n_epochs=100)
     fit(tmp_path, watch, epochs=50)
     assert watch.memory["steps"] == [0, 16, 32, 48] and len(watch.memory["snapshots"]) == 4
     assert watch.results == []
@@ -123,7 +133,7 @@ def test_two_processes_share_out_the_starts_and_find_what_one_finds(tmp_path: Pa
     """With a learning rate of 0 snapshots of one process and of two are the same."""
     states = []
     for options in ({}, TWO):
-        watch = callback(snapshot_every_n_steps=1, max_snapshots=4, keep_points=True, index_of_starts=True)
+        watch = callback(trajectory=Trajectory(max_snapshots=4), keep_points=True, index_of_starts=True)
         keeper = Keeper(watch, tmp_path)
         fit(tmp_path, watch, keeper, module=Autoencoder(0.0), epochs=4, **options)
         states += [torch.load(tmp_path / f"{rank}.pt") for rank in range(options.get("devices", 1))]
@@ -145,7 +155,7 @@ class Keeper(lightning.Callback):
 def test_training_goes_on_as_without_it(tmp_path: Path) -> None:
     """Searches in its midst, for which other parameters stand in the module's places."""
     models = []
-    for callbacks in ([], [callback(every_n_train_steps=3, max_iterations=3)]):
+    for callbacks in ([], [callback(every_n_train_steps=3, method=NewtonMR(max_iterations=3))]):
         model = Autoencoder()
         fit(tmp_path, *callbacks, module=model, epochs=8)
         models.append(model)
@@ -154,7 +164,10 @@ def test_training_goes_on_as_without_it(tmp_path: Path) -> None:
 
 def test_ddp_goes_on_after_a_search(tmp_path: Path) -> None:
     """Gradients are still averaged: both processes end with the same weights, those of a run without searches."""
-    for name, callbacks in (("without", []), ("with", [callback(every_n_train_steps=1, max_iterations=1)])):
+    for name, callbacks in (
+        ("without", []),
+        ("with", [callback(every_n_train_steps=1, method=NewtonMR(max_iterations=1))]),
+    ):
         (tmp_path / name).mkdir()
         fit(tmp_path, *callbacks, WeightsOut(tmp_path / name), module=Autoencoder(), epochs=3, **TWO)
     weights = [torch.load(tmp_path / name / f"{rank}.pt") for name in ("without", "with") for rank in (0, 1)]
@@ -175,7 +188,7 @@ class WeightsOut(lightning.Callback):
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> CriticalPointsResult:
-    watch = callback(snapshot_every_n_steps=10, index_of_starts=True)
+    watch = callback(trajectory=Trajectory(snapshot_every_n_steps=10), index_of_starts=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice: marks do not reach fixtures
         fit(tmp_path_factory.mktemp("run"), watch, epochs=30)
@@ -183,19 +196,20 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> CriticalPointsResult:
 
 
 def test_panels_say_what_they_show(result: CriticalPointsResult) -> None:
-    shown = panels(result, "critical_points")
-    assert list(shown) == [f"critical_points/{key}" for key in ("index_against_loss", "convergence", "values")]
+    shown = result.panels()
+    assert list(shown) == ["index_against_loss", "convergence", "values"]
+    assert result.plots == ("index_against_loss", "convergence")
     for panel in shown.values():
         assert isinstance(panel, Picture | Table)
         for words in ("4 examples", "step 30", "all parameters (4)", "eval mode, all eigenvalues"):
             assert words in panel.caption
-    table = shown["critical_points/values"]
+    table = shown["values"]
     assert isinstance(table, Table) and [row[0] for row in table.rows] == result.starts
     assert all(cell is None or not isinstance(cell, float) or math.isfinite(cell) for row in table.rows for cell in row)
 
 
 def test_scalars_are_the_counts_and_the_best(result: CriticalPointsResult) -> None:
-    found = scalars(result)
+    found = result.scalars()
     assert found["critical"] == len(result.starts) and found["gradient_flat"] == found["unfinished"] == 0.0
     assert found["lowest_loss"] == float(result.loss.min())
     assert found["lowest_gradient"] <= math.log10(result.tolerance)
@@ -205,7 +219,7 @@ def test_a_result_survives_a_file(result: CriticalPointsResult, tmp_path: Path) 
     result.save(tmp_path / "points.npz")
     loaded = CriticalPointsResult.load(tmp_path / "points.npz")
     assert_identical(loaded.to_state(), result.to_state())
-    assert_alike(scalars(loaded), scalars(result))
+    assert_alike(loaded.scalars(), result.scalars())
 
 
 WORDS = {"title": "t", "footer": "f"}

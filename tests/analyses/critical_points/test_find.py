@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_dynamics.analyses.critical_points import CriticalPoint, find
+from lightning_dynamics.analyses.critical_points import CriticalPoint, GradientNorm, NewtonMR, find
 from lightning_dynamics.analyses.critical_points.functions import merged
-from lightning_dynamics.analyses.critical_points.search import Method
+from lightning_dynamics.analyses.critical_points.settings import MethodName, Search
 from lightning_dynamics.core.lightning import ConfigurationError
 from tests.analyses.critical_points import problems as P
 from tests.analyses.curvature.reference import cnn, cross_entropy, data, exact_hessian, mlp, ragged, snapshot
@@ -44,7 +44,7 @@ def descent(module: nn.Module, batch: Tensor, start: Tensor, rate: float, steps:
 
 
 @pytest.mark.parametrize("method", ["newton_mr", "gradient_norm"])
-def test_the_linear_autoencoder(method: Method) -> None:
+def test_the_linear_autoencoder(method: MethodName) -> None:
     """Σ = diag(3, 1), one hidden unit: (2, index 2), (1.5, index 1), (0.5, index 0), and no other."""
     along = descent(P.Linear(), P.whitened(), normal(0.05, size=4)[0], rate=0.05, steps=120, every=20)
     starts = along + (normal(0.1, 0.3, 1.0, 1.0, 1.0, 1.0, 1.5, 2.0, 2.0, 3.0, size=4) if method == "newton_mr" else [])
@@ -76,7 +76,7 @@ def test_himmelblaus_nine() -> None:
 
 
 @pytest.mark.parametrize("method", ["newton_mr", "gradient_norm"])
-def test_the_cubic_is_gradient_flat(method: Method) -> None:
+def test_the_cubic_is_gradient_flat(method: MethodName) -> None:
     starts = {"near": torch.tensor([0.01]), "far": torch.tensor([3.0]), "beyond": torch.tensor([-2.0])}
     for point in find(P.Free(1.0), P.function(P.cubic), P.NOTHING, starts=starts, method=method, description=None):
         assert point.status == "gradient-flat" and abs(float(point.point)) < 1e-6, point.start
@@ -86,7 +86,7 @@ def test_a_network_in_float32_on_ragged_batches() -> None:
     """What it finds is a critical point by the gradient and ``torch.func``'s Hessian of one float64 batch, too."""
     net = mlp(torch.float32)
     x, y = data(4, dtype=torch.float32)
-    (point,) = find(net, cross_entropy, ragged(x, y, 8, 8, 4), parameters="4.*", max_iterations=50, description=None)
+    (point,) = find(net, cross_entropy, ragged(x, y, 8, 8, 4), parameters="4.*", method=NewtonMR(50), description=None)
     assert point.status == "critical" and point.index.negative == 0, "a convex problem: the last layer alone"
     double = copy.deepcopy(net).double()
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_a_loss_of_nan_is_one_unfinished_point_among_others() -> None:
 def test_the_index_of_a_larger_network_is_estimated() -> None:
     net, (x, y) = mlp(), data(4)
     exact, estimated = (
-        find(net, cross_entropy, [(x, y)], dense_up_to=limit, max_iterations=1, description=None)[0].index
+        find(net, cross_entropy, [(x, y)], dense_up_to=limit, method=NewtonMR(1), description=None)[0].index
         for limit in (1000, 10)
     )
     assert exact.eigenvalues.shape == (83,) and exact.standard_error == 0.0
@@ -185,7 +185,7 @@ def test_a_checkpoint_brings_its_buffers_and_the_next_start_has_the_modules_own(
     other = copy.deepcopy(net)
     other[1].running_mean += 1.0
     torch.save({"state_dict": other.state_dict()}, tmp_path / "other.ckpt")
-    settings: dict[str, Any] = {"parameters": "7.*", "max_iterations": 1, "description": None}
+    settings: dict[str, Any] = {"parameters": "7.*", "method": NewtonMR(1), "description": None}
     starts = {"other": tmp_path / "other.ckpt", "own": net.state_dict()}
     found = find(net, cross_entropy, [(x, y)], starts=starts, **settings)
     with torch.no_grad():
@@ -195,7 +195,7 @@ def test_a_checkpoint_brings_its_buffers_and_the_next_start_has_the_modules_own(
 
 def test_the_same_twice() -> None:
     net, (x, y) = mlp(torch.float32), data(4, dtype=torch.float32)
-    one, two = (find(net, cross_entropy, [(x, y)], max_iterations=4, description=None)[0] for _ in range(2))
+    one, two = (find(net, cross_entropy, [(x, y)], method=NewtonMR(4), description=None)[0] for _ in range(2))
     assert torch.equal(one.point, two.point) and torch.equal(one.index.eigenvalues, two.index.eigenvalues)
 
 
@@ -239,7 +239,7 @@ def test_a_float32_module_is_left_bit_for_bit_as_it_was(mode: Any, fails: bool) 
             raise RuntimeError("broken on purpose")
         return cross_entropy(module, batch)
 
-    search = {"max_iterations": 2, "inner_iterations": 5, "dense_up_to": 0, "description": None, "mode": mode}
+    search = {"method": NewtonMR(2, inner_iterations=5), "dense_up_to": 0, "description": None, "mode": mode}
     if fails:
         with pytest.raises(RuntimeError, match="broken on purpose"):
             find(net, loss, [(x, y)], **search)
@@ -260,7 +260,7 @@ def test_gradient_accumulators_survive() -> None:
     accumulator = weight.view_as(weight).grad_fn.next_functions[0][0]
     called = []
     accumulator.register_hook(lambda *_: called.append(1))
-    find(net, cross_entropy, [(x, y)], max_iterations=1, dense_up_to=0, description=None)
+    find(net, cross_entropy, [(x, y)], method=NewtonMR(1), dense_up_to=0, description=None)
     assert not called
     cross_entropy(net, (x, y)).backward()
     assert called == [1]
@@ -280,8 +280,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tolerance": float("nan")}, "tolerance"),
     ({"flatness_tolerance": 1.0}, "flatness_tolerance"),
     ({"zero_tolerance": -0.1}, "zero_tolerance"),
-    ({"max_iterations": 0}, "max_iterations"),
-    ({"inner_iterations": 0}, "inner_iterations"),
+    ({"method": NewtonMR}, "method"),
     ({"dense_up_to": -1}, "dense_up_to"),
     ({"merge_within": -1.0}, "merge_within"),
     ({"mode": "evaluation"}, "mode"),
@@ -311,6 +310,20 @@ def test_what_cannot_work_is_refused(arguments: dict[str, Any], word: str) -> No
     settings = {"loss_fn": P.function(P.himmelblau), "batches": P.NOTHING, "description": None} | arguments
     with pytest.raises(ConfigurationError, match=word):
         find(P.Free(1.0, 2.0), **settings)
+
+
+@pytest.mark.parametrize("method", [NewtonMR, GradientNorm])
+@pytest.mark.parametrize("argument", ["max_iterations", "inner_iterations"])
+def test_a_method_without_iterations_is_refused(method: type[NewtonMR | GradientNorm], argument: str) -> None:
+    for value in (0, True, 1.5):
+        with pytest.raises(ConfigurationError, match=f"`{argument}`"):
+            method(**{argument: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["newton_mr", "gradient_norm"])
+def test_a_name_stands_for_the_value_with_its_defaults(method: MethodName) -> None:
+    value = {"newton_mr": NewtonMR(100, 200), "gradient_norm": GradientNorm(2000, 200)}[method]
+    assert Search.of({**vars(Search()), "method": method, "more": 1}) == Search(value)
 
 
 def test_half_precision_is_refused() -> None:

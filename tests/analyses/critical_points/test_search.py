@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from lightning_dynamics.analyses.critical_points.index import index_at, unknown
-from lightning_dynamics.analyses.critical_points.search import Method, Search, _in_the_kernel, _Watched, search
+from lightning_dynamics.analyses.critical_points.search import _in_the_kernel, _Watched, search
+from lightning_dynamics.analyses.critical_points.settings import GradientNorm, Method, NewtonMR, Search
 from lightning_dynamics.analyses.curvature.operator import NotFinite
 
-METHODS: list[Method] = ["newton_mr", "gradient_norm"]
+METHODS: list[Method] = [NewtonMR(), GradientNorm()]
 
 
 class Plain:
@@ -50,26 +51,21 @@ def point(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def how(method: Method = "newton_mr", **settings: float) -> Search:
-    iterations = {"newton_mr": 100, "gradient_norm": 2000}[method]
-    return Search(**{"method": method, "max_iterations": iterations} | settings)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_a_quadratic_saddle(method: Method) -> None:
     signs = point(1, -2, 3)
-    found = search(Plain(lambda x: (signs * x**2).sum() + x.sum()), point(1, 2, -1), how(method))
+    found = search(Plain(lambda x: (signs * x**2).sum() + x.sum()), point(1, 2, -1), Search(method))
     assert (found.status, found.stopped) == ("critical", "converged")
     torch.testing.assert_close(found.point, -0.5 / signs, atol=1e-9, rtol=0)
     assert found.squared[-1] <= 1e-20 < found.squared[0] and len(found.losses) == len(found.squared)
     assert all(later <= earlier for earlier, later in zip(found.squared, found.squared[1:], strict=False))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 @pytest.mark.parametrize("start", [0.0, 1e-6, 0.01, 1.0, -2.0, 5.0])
 def test_the_cubic_without_a_critical_point_is_gradient_flat_at_zero(method: Method, start: float) -> None:
     """Frye et al. 2021's example: f = x³/3 + x, g = x² + 1, H = 2x."""
-    found = search(Plain(lambda x: x[0] ** 3 / 3 + x[0]), point(start), how(method))
+    found = search(Plain(lambda x: x[0] ** 3 / 3 + x[0]), point(start), Search(method))
     assert (found.status, found.stopped) == ("gradient-flat", "stalled")
     assert float(found.point.abs()) < 1e-6
     assert found.squared[-1] == pytest.approx(1.0, abs=1e-9)
@@ -78,7 +74,7 @@ def test_the_cubic_without_a_critical_point_is_gradient_flat_at_zero(method: Met
 
 def test_the_gradient_may_lie_in_the_kernel_of_a_hessian_that_does_not_vanish() -> None:
     """For x² + y³/3 + y at (0, 0): H = diag(2, 0) and g = (0, 1)."""
-    found = search(Plain(lambda x: x[0] ** 2 + x[1] ** 3 / 3 + x[1]), point(1.0, 0.5), how())
+    found = search(Plain(lambda x: x[0] ** 2 + x[1] ** 3 / 3 + x[1]), point(1.0, 0.5), Search())
     assert found.status == "gradient-flat"
     torch.testing.assert_close(found.point, point(0.0, 0.0), atol=1e-5, rtol=0)
     assert found.flatness <= 0.01
@@ -90,49 +86,49 @@ def test_a_gradient_that_lies_mostly_in_the_kernel_counts(slope: float, is_flat:
     surface = _Watched(Plain(lambda x: 0.5 * x[0] ** 2 + 0.00005 * x[1] ** 2))
     _, gradient = surface.at(point(slope, 10000.0))
     surface.product(point(1.0, 0.0))  # Λ = 1 has been met
-    flatness, residual, answer = _in_the_kernel(surface, gradient, how())
+    flatness, residual, answer = _in_the_kernel(surface, gradient, Search())
     assert flatness == pytest.approx(math.hypot(slope, 1e-4) / math.hypot(slope, 1), rel=0.01) and flatness > 0.05
     assert residual == pytest.approx(1 / math.hypot(slope, 1), abs=0.01)
     assert answer is is_flat
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_a_piecewise_linear_function_has_no_curvature(method: Method) -> None:
-    found = search(Plain(lambda x: x.abs().sum()), point(1.0, -2.0), how(method))
+    found = search(Plain(lambda x: x.abs().sum()), point(1.0, -2.0), Search(method))
     assert (found.status, found.stopped, found.flatness) == ("gradient-flat", "stalled", 0.0)
     assert found.newton_residual == 1.0 and len(found.squared) == 1
     assert torch.equal(found.point, point(1.0, -2.0))
 
 
 def test_a_start_at_a_critical_point_is_found_at_once() -> None:
-    found = search(Plain(lambda x: x[0] ** 2 - x[1] ** 2), point(0.0, 0.0), how())
+    found = search(Plain(lambda x: x[0] ** 2 - x[1] ** 2), point(0.0, 0.0), Search())
     assert (found.status, len(found.squared)) == ("critical", 1)
     assert math.isnan(found.flatness) and math.isnan(found.newton_residual)
 
 
 def test_too_few_iterations_are_unfinished() -> None:
-    found = search(Plain(lambda x: (x**4).sum()), point(1.0, 2.0), how(max_iterations=2))
+    found = search(Plain(lambda x: (x**4).sum()), point(1.0, 2.0), Search(NewtonMR(2)))
     assert (found.status, found.stopped, len(found.squared)) == ("unfinished", "iterations", 3)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_what_is_not_finite_at_the_start(method: Method) -> None:
-    found = search(Plain(lambda x: x.log().sum()), point(-1.0), how(method))
+    found = search(Plain(lambda x: x.log().sum()), point(-1.0), Search(method))
     assert (found.status, found.stopped) == ("unfinished", "not finite")
     assert math.isnan(found.squared[-1]) and math.isnan(found.losses[-1])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_the_line_search_steps_back_from_what_is_not_finite(method: Method) -> None:
     """X log x − 3x is undefined left of 0; a full Newton step from 100 goes there, and its minimum is at e²."""
     surface = Plain(lambda x: (x * x.log() - 3 * x).sum())
-    found = search(surface, point(100.0), how(method))
+    found = search(surface, point(100.0), Search(method))
     assert found.status == "critical" and float(found.point) == pytest.approx(math.e**2, abs=1e-6)
 
 
 def test_products_that_are_not_finite_end_a_search() -> None:
     """|x|^1.5 has a gradient at 0 and no curvature there."""
-    found = search(Plain(lambda x: (x.abs() ** 1.5).sum() + x.sum()), point(0.0), how())
+    found = search(Plain(lambda x: (x.abs() ** 1.5).sum() + x.sum()), point(0.0), Search())
     assert (found.status, found.stopped) == ("unfinished", "not finite")
     assert torch.equal(found.point, point(0.0))
 
@@ -144,7 +140,7 @@ def test_ill_conditioned_functions_are_followed_to_the_end(decades: int, quartic
     curvature = torch.logspace(0, -decades, 20, dtype=torch.float64) * torch.tensor([1.0, -1.0]).repeat(10)
     start = torch.randn(20, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     found = search(
-        Plain(lambda x: 0.5 * (curvature * x**2).sum() + quartic * (x**4).sum()), start, how(max_iterations=200)
+        Plain(lambda x: 0.5 * (curvature * x**2).sum() + quartic * (x**4).sum()), start, Search(NewtonMR(200))
     )
     assert found.status == "critical"
 
@@ -162,7 +158,7 @@ def test_it_goes_where_a_dense_newton_method_goes() -> None:
     for _ in range(50):
         x -= np.linalg.solve(matrix + np.diag(0.06 * x), matrix @ x + vector + 0.03 * x**2)
     assert np.abs(matrix @ x + vector + 0.03 * x**2).max() < 1e-10
-    found = search(surface, start, how())
+    found = search(surface, start, Search())
     assert found.status == "critical"
     torch.testing.assert_close(found.point, torch.from_numpy(x), atol=1e-8, rtol=1e-8)
     index = index_at(surface, 30, dense_up_to=30, zero=1e-6, seed=0, like=start)
@@ -173,7 +169,7 @@ def test_it_goes_where_a_dense_newton_method_goes() -> None:
 
 def test_searches_advance_once_for_each_step() -> None:
     ticks: list[None] = []
-    found = search(Plain(lambda x: (x**4).sum()), point(1.0), how(), lambda: ticks.append(None))
+    found = search(Plain(lambda x: (x**4).sum()), point(1.0), Search(), lambda: ticks.append(None))
     assert len(ticks) == len(found.squared) - 1
 
 
@@ -183,7 +179,7 @@ def test_a_failing_surface_is_not_hidden() -> None:
             raise RuntimeError("broken on purpose")
 
     with pytest.raises(RuntimeError, match="broken on purpose"):
-        search(Broken(lambda x: (x**2).sum()), point(1.0), how())
+        search(Broken(lambda x: (x**2).sum()), point(1.0), Search())
 
 
 def test_eigenvalues_near_zero_have_no_sign() -> None:

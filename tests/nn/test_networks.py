@@ -53,17 +53,17 @@ def test_scores_of_a_perfect_painter(example: ModuleType) -> None:
     for task, off in (("classification", 0.0), ("rendering", 0.8), ("regression", 1.0)):
         data = NotSoClevr(task)
         x, target = next(iter(data.val_dataloader()))
-        learner = example.Learner(torch.nn.Identity(), task, 0.1, "oracle")
+        learner = example.TASKS[task](torch.nn.Identity(), 0.1, "oracle")
         perfect = {
             "classification": lambda t: 50 * torch.nn.functional.one_hot(t, 4096).view(-1, 1, 64, 64).float(),
             "rendering": lambda t: 2 * t - 1,
             "regression": lambda t: t,
         }[task](target)
-        right, score = learner.scores(perfect, target)
+        right, score = learner.scores(learner(perfect), target)
         assert right.all()
         torch.testing.assert_close(score, torch.full_like(score, float(task != "regression")), rtol=0, atol=1e-4)
         shifted = perfect + torch.tensor([2 / 63, 0]) if task == "regression" else perfect.roll(1, 3)
-        right, score = learner.scores(shifted, target)
+        right, score = learner.scores(learner(shifted), target)
         assert not right.any()
         expected = 72 / 90 if task == "rendering" else off
         torch.testing.assert_close(score, torch.full_like(score, expected), rtol=0, atol=1e-4)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-if TYPE_CHECKING:
-    from lightning_dynamics.analyses.fingerprint.comparison import Divergence, Onset
+from lightning_dynamics.analyses.fingerprint.onset import STATE, Kind, Onset
 
 _NOUNS = {
     "rng": ("random state", "random states"),
@@ -18,34 +17,42 @@ _NOUNS = {
     "optimizer": ("optimizer state", "the optimizer's state"),
 }
 
-_STATE = ("parameters", "buffers", "optimizer")
 
+def describe(
+    kind: Kind, step: int, onsets: Sequence[Onset], lengths: tuple[int, int], notes: Sequence[str] = ()
+) -> str:
+    """A divergence in a few lines: what differs, what it means, what follows, what else differs.
 
-def describe(found: Divergence) -> str:
-    """A divergence in a few lines: what, what it means, what follows, what else."""
-    if found.kind in ("processes", "model"):
+    Args:
+        kind: see :class:`~lightning_dynamics.analyses.fingerprint.result.Divergence`, as for the rest.
+        step: likewise.
+        onsets: likewise.
+        lengths: likewise.
+        notes: likewise.
+    """
+    if kind in ("processes", "model"):
         lines = ["These runs cannot be compared step by step."]
-    elif found.kind == "length":
-        shorter = "a" if found.lengths[0] < found.lengths[1] else "b"
+    elif kind == "length":
+        shorter = "a" if lengths[0] < lengths[1] else "b"
         lines = [
-            f"Equal up to step {found.step}, the last that both have; {shorter} ends there "
-            f"(a at step {found.lengths[0]}, b at step {found.lengths[1]})."
+            f"Equal up to step {step}, the last that both have; {shorter} ends there "
+            f"(a at step {lengths[0]}, b at step {lengths[1]})."
         ]
     else:
-        first = found.onsets[0]
+        first = onsets[0]
         lines = [_headline(first), *_gap(first), f"Usually: {_meaning(first)}"]
         if first.kind == "loss" and None not in first.loss:
             lines.append(f"Loss: {first.loss[0]} in a, {first.loss[1]} in b.")
         later = [
-            f"{_NOUNS[onset.kind][1]} {'after' if onset.kind in _STATE else 'from'} step {onset.step}"
-            for onset in found.onsets[1:]
+            f"{_NOUNS[onset.kind][1]} {'after' if onset.kind in STATE else 'from'} step {onset.step}"
+            for onset in onsets[1:]
         ]
         lines.append(f"Then differ: {', '.join(later)}." if later else _alone(first))
-    return "\n".join([*lines, *(f"Note: {note}." for note in found.notes)])
+    return "\n".join([*lines, *(f"Note: {note}." for note in notes)])
 
 
 def _headline(onset: Onset) -> str:
-    if onset.kind in _STATE:
+    if onset.kind in STATE:
         where = "Before the first step" if onset.step == 0 else f"After step {onset.step}"
     else:
         where = f"Step {onset.step}"
@@ -83,7 +90,7 @@ def _listed(words: list[str]) -> str:
 
 def _gap(onset: Onset) -> list[str]:
     """That the cause may lie further back: not for losses and gradients, whose causes are in the same record."""
-    first = onset.step if onset.kind in _STATE else onset.step - 1
+    first = onset.step if onset.kind in STATE else onset.step - 1
     if onset.kind in ("loss", "gradients") or (onset.equal_until or 0) == first:
         return []
     if onset.equal_until is None:

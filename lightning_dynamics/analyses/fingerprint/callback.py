@@ -8,25 +8,26 @@ import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from lightning_dynamics.analyses.arguments import OnError, check
 from lightning_dynamics.analyses.fingerprint.contents import (
-    BatchSection,
-    Holdings,
-    Section,
-    Stage,
-    Words,
+    Digests,
+    ModuleTensors,
+    PendingBatch,
+    PendingDigests,
+    Snapshot,
     losses,
     number,
     optimizer_states,
     random_states,
-    read_all,
+    read_digests,
     settings,
 )
-from lightning_dynamics.analyses.fingerprint.journal import Journal, Record, Sections, chained, file_in
-from lightning_dynamics.analyses.fingerprint.surroundings import folder_of, header_of
+from lightning_dynamics.analyses.fingerprint.environment import folder_of, header_of
+from lightning_dynamics.analyses.fingerprint.journal import DigestsByKind, Journal, Record, chained, file_in
 from lightning_dynamics.core.distributed import require_whole_model
 from lightning_dynamics.core.lightning import Callback, ConfigurationError, steps_taken
 from lightning_dynamics.core.parameters import select_parameters
@@ -109,17 +110,15 @@ class FingerprintCallback(Callback):
         gradients: bool = False,
         optimizer_state: bool = False,
         name: str | None = None,
-        on_error: Literal["warn", "raise"] = "warn",
+        on_error: OnError = "warn",
     ) -> None:
         """Store and check the arguments."""
         super().__init__()
         if path is not None and (not isinstance(path, str | os.PathLike) or not str(path)):
             raise ConfigurationError(f"`path` must be the name of a folder, or None for the logger's, got {path!r}")
-        count = every_n_train_steps
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ConfigurationError(f"`every_n_train_steps` must be a whole number from 1 up, got {count!r}")
-        if on_error not in ("warn", "raise"):
-            raise ConfigurationError(f"`on_error` must be 'warn' or 'raise', got {on_error!r}")
+        if every_n_train_steps is None:
+            raise ConfigurationError("`every_n_train_steps` must be a whole number from 1 up, got None")
+        check({"every_n_train_steps": every_n_train_steps, "name": name, "on_error": on_error})
         self.path = path
         self.every_n_train_steps = every_n_train_steps
         self.parameters = parameters
@@ -134,7 +133,7 @@ class FingerprintCallback(Callback):
         self._journal: Journal | None = None
         self._recording = False
         self._restored = False
-        self._pending: tuple[Words, Stage, int | None] | None = None
+        self._pending: tuple[Digests, Snapshot, int | None] | None = None
         self._warned = False
         self._forget()
 
@@ -182,7 +181,7 @@ class FingerprintCallback(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look again what the module holds: layers may have been added."""
         if self._recording:
-            self._holdings = Holdings.of(pl_module, self.parameters)
+            self._tensors = ModuleTensors.of(pl_module, self.parameters)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Sketch what the step begins with, before it can change."""
@@ -229,7 +228,7 @@ class FingerprintCallback(Callback):
     def _begin(self, trainer: Trainer, module: LightningModule) -> None:
         restored, self._restored = self._restored, False
         self._final = ""
-        self._holdings = Holdings.of(module, self.parameters)
+        self._tensors = ModuleTensors.of(module, self.parameters)
         if self._n == 0 and steps_taken(trainer):  # resumed from the checkpoint of a training without fingerprint
             self._n = trainer.fit_loop.total_batch_idx + 1
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a rehearsal leaves no files
@@ -237,7 +236,7 @@ class FingerprintCallback(Callback):
             rank = trainer.global_rank
             self._journal = Journal(
                 file_in(self.folder, rank),
-                header_of(trainer, self._holdings, self.every_n_train_steps),
+                header_of(trainer, self._tensors, self.every_n_train_steps),
                 after=self._n,
                 # A checkpoint holds rank zero's.
                 digest=self._digest if rank == 0 or not restored else None,
@@ -247,18 +246,20 @@ class FingerprintCallback(Callback):
         self._earlier = self.folder
 
     def _look(self, trainer: Trainer, batch: Any) -> None:
-        sections = self._state(trainer) | {"settings": Section(settings(trainer.optimizers))}
-        brought = BatchSection(batch)
-        self._pending = random_states(), Stage({**sections, "batch": brought}), brought.size
+        sections = self._state(trainer) | {"settings": PendingDigests(settings(trainer.optimizers))}
+        brought = PendingBatch(batch)
+        self._pending = random_states(), Snapshot({**sections, "batch": brought}), brought.size
 
-    def _write(self, trainer: Trainer, outputs: Any, batch_idx: int, rng: Words, seen: Stage, size: int | None) -> None:
+    def _write(
+        self, trainer: Trainer, outputs: Any, batch_idx: int, rng: Digests, seen: Snapshot, size: int | None
+    ) -> None:
         lost = losses(outputs)
-        came_out = {"loss": Section(lost)}
+        came_out = {"loss": PendingDigests(lost)}
         if self.gradients:
-            came_out["gradients"] = Section(self._holdings.gradients())
-        read = read_all(seen, Stage(came_out))
+            came_out["gradients"] = PendingDigests(self._tensors.gradients())
+        read = read_digests(seen, Snapshot(came_out))
         leaves, examples = read.pop("batch")
-        sections: Sections = {"rng": rng, "batch": leaves, **({"examples": examples} if examples else {}), **read}
+        sections: DigestsByKind = {"rng": rng, "batch": leaves, **({"examples": examples} if examples else {}), **read}
         self._digest = chained(self._digest, self._n, sections)
         if self._journal is not None:
             loss = number(lost[0][1]) if len(lost) == 1 else None
@@ -268,20 +269,20 @@ class FingerprintCallback(Callback):
     def _finish(self, trainer: Trainer) -> None:
         """The state after the last step; it is no part of what a later fit goes on from."""
         n = self._n + 1
-        sections = read_all(Stage(self._state(trainer)))
+        sections = read_digests(Snapshot(self._state(trainer)))
         self._final = chained(self._digest, n, sections)
         if self._journal is not None:
             step, epoch = steps_taken(trainer), trainer.current_epoch
             self._journal.add(Record(n, step, epoch, None, None, None, sections, self._final, end=True))
 
-    def _state(self, trainer: Trainer) -> dict[str, Section | BatchSection]:
-        parameters = self._holdings.tensors("parameters")
-        state: dict[str, Section | BatchSection] = {
-            "parameters": Section(parameters),
-            "buffers": Section(self._holdings.tensors("buffers")),
+    def _state(self, trainer: Trainer) -> dict[str, PendingDigests | PendingBatch]:
+        parameters = self._tensors.tensors("parameters")
+        state: dict[str, PendingDigests | PendingBatch] = {
+            "parameters": PendingDigests(parameters),
+            "buffers": PendingDigests(self._tensors.tensors("buffers")),
         }
         if self.optimizer_state:
-            state["optimizer"] = Section(optimizer_states(trainer.optimizers, parameters))
+            state["optimizer"] = PendingDigests(optimizer_states(trainer.optimizers, parameters))
         return state
 
     # ---- around it -----------------------------------------------------------------------------------------

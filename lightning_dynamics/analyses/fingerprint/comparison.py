@@ -3,101 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, TypeAlias
 
-from lightning_dynamics.analyses.fingerprint.advice import describe
+import torch
+
 from lightning_dynamics.analyses.fingerprint.callback import FingerprintCallback
-from lightning_dynamics.analyses.fingerprint.contents import Words
-from lightning_dynamics.analyses.fingerprint.journal import Reading, Record, files_in
+from lightning_dynamics.analyses.fingerprint.contents import Digests
+from lightning_dynamics.analyses.fingerprint.journal import DigestsByKind, Reading, Record, files_in
+from lightning_dynamics.analyses.fingerprint.onset import CAUSAL, STATE, Kind, Onset, in_order, label
+from lightning_dynamics.analyses.fingerprint.result import Divergence
 from lightning_dynamics.core.lightning import ConfigurationError
-
-Kind = Literal[
-    "processes",
-    "model",
-    "rng",
-    "settings",
-    "batch",
-    "loss",
-    "gradients",
-    "parameters",
-    "buffers",
-    "optimizer",
-    "length",
-]
-
-CAUSAL: tuple[Kind, ...] = ("rng", "settings", "batch", "loss", "gradients", "parameters", "buffers", "optimizer")
-"""What can differ at a step: causes before effects."""
-
-STATE: tuple[Kind, ...] = ("parameters", "buffers", "optimizer")
-"""What a step leaves behind; it is looked at when the next one begins, and stands in that one's record."""
 
 Fingerprint: TypeAlias = "str | os.PathLike[str] | FingerprintCallback"
 
 
-@dataclass(frozen=True)
-class Onset:
-    """Where one kind of thing differs for the first time.
-
-    Args:
-        kind: one of :data:`CAUSAL`.
-        step: training batches up to and with this one; for :data:`STATE`, the step it is the state after, 0 being the
-            state before the first.
-        names: those that differ, in the module's order, e.g. parameters.
-        rank: the process in which it does.
-        place: ``(epoch, batch)`` of that step, from 0; None for a state, and at the end.
-        equal_until: the latest step before whose record both have; None if this is the first.
-        compared: which kinds both files tell of.
-        loss: of both runs at that step, with every digit; None where there is none.
-        sizes: examples in both batches, likewise.
-        same_examples: the batches hold the same examples in another order.
-        equal_names: of the kind, those that are equal: labels, for instance.
-    """
-
-    kind: Kind
-    step: int
-    names: tuple[str, ...]
-    rank: int
-    place: tuple[int, int] | None
-    equal_until: int | None
-    compared: frozenset[str]
-    loss: tuple[str | None, str | None] = (None, None)
-    sizes: tuple[int | None, int | None] = (None, None)
-    same_examples: bool = False
-    equal_names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """How two runs differ; ``str()`` tells it with what it usually means.
-
-    Args:
-        kind: what differs first: one of :data:`CAUSAL`; or ``"processes"``, ``"model"``: the runs cannot be compared;
-            or ``"length"``: they are equal as far as both go, and one goes further.
-        step: the training batch in which it does, from 1; 0 is before the first. For ``"length"``, the last common one.
-        name: the first tensor, batch entry, setting or random stream that differs; empty if there is none.
-        onsets: of each kind that differs anywhere, where it does first: in time, then causes before effects. The first
-            is what the other fields tell of.
-        lengths: the last step of both fingerprints.
-        notes: what else a reader should know: another seed, a file that ends in a crash.
-    """
-
-    kind: Kind
-    step: int
-    name: str
-    onsets: tuple[Onset, ...]
-    lengths: tuple[int, int]
-    notes: tuple[str, ...] = field(default=())
-
-    def __str__(self) -> str:
-        """The whole finding, in a few lines."""
-        return describe(self)
-
-
-def compare_fingerprints(a: Fingerprint, b: Fingerprint, *, ignore: Sequence[str] = ()) -> Divergence | None:
+def compare_fingerprints(
+    a: Fingerprint, b: Fingerprint, *, ignore: Sequence[str] = (), before: int = 5, after: int = 25
+) -> Divergence | None:
     """Say where two runs part; None if they are the same from beginning to end.
+
+    ``print`` the result to read what differs first and what it usually means; ``plot()`` it to see how the difference
+    spreads.
 
     Every step that both fingerprints tell of is compared, in all processes. Of two things that differ first at the same
     step the cause is named: random states before the step, settings, batch, loss, gradients, then what the step leaves
@@ -110,10 +39,14 @@ def compare_fingerprints(a: Fingerprint, b: Fingerprint, *, ignore: Sequence[str
         b: the other run's.
         ignore: kinds that do not count. ``"rng"`` where one run was resumed: Lightning does not restore the global
             random states, which does not matter if training draws no numbers from them.
+        before: steps before the first difference that the picture shows.
+        after: steps from the first difference on that the picture shows.
 
     Raises:
         ConfigurationError: there is no fingerprint, it is damaged, or no step is in both.
     """
+    if before < 0 or after < 1:
+        raise ConfigurationError(f"`before` must be at least 0 and `after` at least 1, got {before} and {after}")
     for kind in ignore:
         if kind not in CAUSAL:
             raise ConfigurationError(f"`ignore` takes any of {', '.join(CAUSAL)}; got {kind!r}")
@@ -122,12 +55,15 @@ def compare_fingerprints(a: Fingerprint, b: Fingerprint, *, ignore: Sequence[str
         told = f"a was written by {_processes(first)}, b by {_processes(second)}"
         return Divergence("processes", 0, "", (), (0, 0), (told,))
     onsets: dict[Kind, Onset] = {}
+    spreads: dict[int, dict[str, Any]] = {}
     lengths, notes, common = (0, 0), list[str](), 0
     for rank, path in first.items():
         pair = _open(path, second[rank])
         if (unlike := _models(*pair)) is not None:
             return Divergence("model", 0, unlike[0], (), (0, 0), (unlike[1], *_environments(*pair)))
-        found, compared, ends = _onsets(pair, rank, set(ignore))
+        window = _Window(before, after, set(ignore))
+        found, compared, ends = _onsets(pair, rank, set(ignore), window)
+        spreads[rank] = window.spread()
         for onset in found:
             if onset.kind not in onsets or onset.step < onsets[onset.kind].step:
                 onsets[onset.kind] = onset
@@ -140,8 +76,17 @@ def compare_fingerprints(a: Fingerprint, b: Fingerprint, *, ignore: Sequence[str
                 f"{pair[0].header['every_n_train_steps']} and {pair[1].header['every_n_train_steps']}"
             )
     if onsets:
-        order = sorted(onsets.values(), key=lambda onset: (onset.step, CAUSAL.index(onset.kind)))
-        return Divergence(order[0].kind, order[0].step, order[0].names[0], tuple(order), lengths, tuple(notes))
+        order = in_order(list(onsets.values()))
+        first_of_all = order[0]
+        return Divergence(
+            first_of_all.kind,
+            first_of_all.step,
+            first_of_all.names[0],
+            tuple(order),
+            lengths,
+            tuple(notes),
+            **spreads[first_of_all.rank],
+        )
     if lengths[0] != lengths[1]:
         return Divergence("length", common, "", (), lengths, tuple(notes))
     return None
@@ -176,13 +121,64 @@ def common_records(a: Reading, b: Reading) -> Iterator[tuple[Record, Record]]:
             two = next(right, None)
 
 
-def differing(one: Words, two: Words) -> tuple[str, ...]:
+def differing(one: Digests, two: Digests) -> tuple[str, ...]:
     """Names whose digests differ, and those that only one of them has; in the order of the first."""
     return tuple(name for name in {**one, **two} if one.get(name) != two.get(name))
 
 
+class _Window:
+    """The records around the first difference.
+
+    Args:
+        before: steps before it.
+        after: steps from it on.
+        ignore: kinds that do not count.
+    """
+
+    def __init__(self, before: int, after: int, ignore: set[str]) -> None:
+        self._before, self._after, self._ignore = before, after, ignore
+        self._records: deque[tuple[int, DigestsByKind, DigestsByKind]] = deque()
+        self._start: int | None = None
+
+    def add(self, one: Record, two: Record, *, differs: bool) -> None:
+        """The next pair of records; ``differs`` if anything has differed so far."""
+        if differs and self._start is None:
+            self._start = one.n
+        if self._start is None or one.n < self._start + self._after:
+            self._records.append((one.n, one.sections, two.sections))
+        oldest = (one.n if self._start is None else self._start) - self._before
+        while self._records and self._records[0][0] < oldest:
+            self._records.popleft()
+
+    def spread(self) -> dict[str, Any]:
+        """The fields of a :class:`Divergence` that tell of it; nothing without a difference."""
+        if self._start is None:
+            return {}
+        rows = [self._rows(one, two) for _, one, two in self._records]
+        differing_somewhere: dict[str, bool] = {}
+        for row in rows:
+            for name, differs in row.items():
+                differing_somewhere[name] = differing_somewhere.get(name, False) or differs
+        names = [name for name, differs in differing_somewhere.items() if differs]
+        return {
+            "spread_steps": torch.tensor([n for n, _, _ in self._records]),
+            "spread_names": tuple(names),
+            "spread": torch.tensor([[row.get(name, False) for row in rows] for name in names]),
+            "spread_equal": len(differing_somewhere) - len(names),
+        }
+
+    def _rows(self, one: DigestsByKind, two: DigestsByKind) -> dict[str, bool]:
+        """Of every digest whose kind both records have: whether it differs. States first: the step begins with them."""
+        rows: dict[str, bool] = {}
+        for kind in (*STATE, *(kind for kind in CAUSAL if kind not in STATE)):
+            if kind in one and kind in two and kind not in self._ignore:
+                names = differing(one[kind], two[kind])
+                rows |= {label(kind, name): name in names for name in {**one[kind], **two[kind]}}
+        return rows
+
+
 def _onsets(
-    pair: tuple[Reading, Reading], rank: int, ignore: set[str]
+    pair: tuple[Reading, Reading], rank: int, ignore: set[str], window: _Window
 ) -> tuple[list[Onset], tuple[int, int], tuple[int, int]]:
     """Of one process: where each kind differs first; the last common step and how many; where each file ends."""
     found: dict[Kind, Onset] = {}
@@ -216,6 +212,7 @@ def _onsets(
                         tuple(name for name in one.sections[kind] if name not in names),
                     )
             equal_until, before = one.n, compared
+            window.add(one, two, differs=bool(found))
         for place, reading in enumerate(pair):
             for record in reading.records():
                 ends[place] = ends[place] if record.end else record.n

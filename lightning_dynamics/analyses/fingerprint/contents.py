@@ -16,24 +16,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_dynamics.analyses.fingerprint.digest import Sketch, Staged, fetch, sketch, sketch_rows, word
+from lightning_dynamics.analyses.fingerprint.digest import Packed, Sketch, digest_of, fetch, sketch, sketch_rows
 from lightning_dynamics.core.parameters import plain_name
 
 _PLAIN = (str, bytes, bool, int, float, complex, type(None), np.generic, Enum, torch.dtype, torch.device)
 _DEEPEST = 8
 _NUMBERS = "biufc"  # kinds of NumPy arrays that torch can hold
 
-Words = dict[str, str]
+Digests = dict[str, str]
 """Name → digest."""
 
 
-class Section:
-    """Things of one kind, sketched now and read later, together with those of other sections."""
+class PendingDigests:
+    """Things of one kind: sketched now, digested when their bytes are on the CPU, together with other kinds'."""
 
     def __init__(self, items: Iterable[tuple[str, Any]] = ()) -> None:
         """Sketch tensors and digest plain values."""
         self.sketches: list[Sketch] = []
-        self._words: Words = {}
+        self._words: Digests = {}
         self._waiting: list[str] = []
         for name, value in items:
             if isinstance(value, Tensor):
@@ -41,16 +41,16 @@ class Section:
                 self._waiting.append(name)
                 self.sketches.append(sketch(value))
             else:
-                self._words[name] = word(type(value).__name__, repr(value).encode())
+                self._words[name] = digest_of(type(value).__name__, repr(value).encode())
 
-    def read(self, contents: Sequence[bytes]) -> Words:
+    def read(self, contents: Sequence[bytes]) -> Digests:
         """The digests, given what the sketches hold."""
         for name, one, content in zip(self._waiting, self.sketches, contents, strict=True):
-            self._words[name] = word(one.shape, content)
+            self._words[name] = digest_of(one.shape, content)
         return self._words
 
 
-class BatchSection:
+class PendingBatch:
     """A batch: a digest of each of its tensors, and one of its examples whatever their order."""
 
     def __init__(self, batch: Any) -> None:
@@ -58,7 +58,7 @@ class BatchSection:
         found = list(leaves(batch, "batch"))
         sizes = (len(value) for _, value in found if isinstance(value, Tensor) and value.dim() and value.numel())
         self.size: int | None = next(sizes, None)
-        self._rest = Section(((name, value) for name, value in found if not self._by_example(value)))
+        self._rest = PendingDigests(((name, value) for name, value in found if not self._by_example(value)))
         self._rows = {name: value for name, value in found if self._by_example(value)}
         self._order = [name for name, _ in found]
         of_rows = [sketch_rows(value) for value in self._rows.values() if isinstance(value, Tensor)]
@@ -66,7 +66,7 @@ class BatchSection:
         self._rows = {name: None if isinstance(value, Tensor) else value for name, value in self._rows.items()}
         self.sketches = [*self._rest.sketches, *of_rows]
 
-    def read(self, contents: Sequence[bytes]) -> tuple[Words, Words]:
+    def read(self, contents: Sequence[bytes]) -> tuple[Digests, Digests]:
         """Digests of the leaves, and of the examples as a set (empty where there are none to tell apart)."""
         split = len(self._rest.sketches)
         words = dict(self._rest.read(contents[:split]))
@@ -80,10 +80,10 @@ class BatchSection:
             else:
                 shape, content = "list", repr(list(values)).encode()
                 rows.append([repr(value).encode() for value in values])
-            words[name] = word(shape, content)
+            words[name] = digest_of(shape, content)
         examples = sorted(b"\0".join(example) for example in zip(*rows, strict=True)) if rows else []
         ordered = {name: words[name] for name in self._order}
-        return ordered, {"examples": word(f"{len(examples)}", b"\0".join(examples))} if examples else {}
+        return ordered, {"examples": digest_of(f"{len(examples)}", b"\0".join(examples))} if examples else {}
 
     def _by_example(self, value: Any) -> bool:
         if isinstance(value, Tensor):
@@ -91,17 +91,17 @@ class BatchSection:
         return isinstance(value, list) and len(value) == self.size
 
 
-class Stage:
-    """Sections by kind, looked at together and before their tensors change."""
+class Snapshot:
+    """What several kinds of things hold, copied together before their tensors change."""
 
-    def __init__(self, sections: Mapping[str, Section | BatchSection]) -> None:
-        """Copy what the sections hold, without waiting for a device."""
+    def __init__(self, sections: Mapping[str, PendingDigests | PendingBatch]) -> None:
+        """Copy what is sketched, without waiting for a device."""
         self.sections = sections
-        self.staged = Staged([one for section in sections.values() for one in section.sketches])
+        self.staged = Packed([one for section in sections.values() for one in section.sketches])
 
 
-def read_all(*stages: Stage) -> dict[str, Any]:
-    """What each section's ``read`` gives, by kind, after one wait for each device."""
+def read_digests(*stages: Snapshot) -> dict[str, Any]:
+    """What each ``read`` gives, by kind, after one wait for each device."""
     contents = iter(fetch(*(stage.staged for stage in stages)))
     return {
         kind: section.read(list(islice(contents, len(section.sketches))))
@@ -161,7 +161,7 @@ def number(value: Any) -> str | None:
 
 
 @dataclass
-class Holdings:
+class ModuleTensors:
     """A module's parameters and buffers by name, without walking through the module at every step.
 
     Walking takes longer than digesting a small network. So the owners are remembered, and asked each time for what they
@@ -172,7 +172,7 @@ class Holdings:
     buffers: dict[str, tuple[dict[str, Any], str]]
 
     @classmethod
-    def of(cls, module: nn.Module, patterns: str | Sequence[str]) -> Holdings:
+    def of(cls, module: nn.Module, patterns: str | Sequence[str]) -> ModuleTensors:
         """Of a module: parameters that match one of the globs, and every buffer; tied ones once."""
         wanted = [patterns] if isinstance(patterns, str) else list(patterns)
         found: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
@@ -218,7 +218,7 @@ def optimizer_states(
                 yield from leaves(value, f"optimizer[{i}].{name}.{key}")
 
 
-def random_states() -> Words:
+def random_states() -> Digests:
     """Digests of the states of the global random streams: of torch, of each CUDA device in use, NumPy, Python."""
     legacy: Any = np.random.get_state(legacy=False)
     version, internal, gauss = random.getstate()

@@ -52,7 +52,7 @@ def sketch(tensor: Tensor) -> Sketch:
 
     Args:
         tensor: any dtype, strides and layout. Bits are those of the values in logical order: -0 is not 0, and one NaN
-            is not another. A small one shares its memory with the sketch until that is :class:`Staged`.
+            is not another. A small one shares its memory with the sketch until that is :class:`Packed`.
     """
     raw = _bytes(tensor)
     if raw.numel() <= _SMALL:
@@ -78,7 +78,7 @@ def sketch_rows(tensor: Tensor) -> Sketch:
     return Sketch(shape_of(tensor), (sums.view(-1).view(torch.uint8),))
 
 
-class Staged:
+class Packed:
     """The parts of sketches, side by side in one buffer for each device: copied, so that the tensors may change."""
 
     def __init__(self, sketches: Sequence[Sketch]) -> None:
@@ -92,7 +92,7 @@ class Staged:
         self.buffers = {device: torch.cat(parts) for device, parts in by_device.items()}
 
 
-def fetch(*staged: Staged) -> list[bytes]:
+def fetch(*staged: Packed) -> list[bytes]:
     """Bring what was sketched to the CPU, with one wait for each device: what each sketch holds, in order."""
     devices = dict.fromkeys(device for one in staged for device in one.buffers)
     brought = {
@@ -112,7 +112,7 @@ def fetch(*staged: Staged) -> list[bytes]:
     return contents
 
 
-def word(shape: str, content: bytes) -> str:
+def digest_of(shape: str, content: bytes) -> str:
     """The digest: 16 hexadecimal digits, the beginning of SHA-256."""
     return sha256(shape.encode() + b"\0" + content).hexdigest()[:16]
 
@@ -124,7 +124,7 @@ def digests(tensors: Sequence[Tensor]) -> list[str]:
     2⁻³³ + 2⁻⁶⁴ over the choice of the keys (see :func:`sketch`); equal ones always have.
     """
     sketches = [sketch(tensor) for tensor in tensors]
-    return [word(one.shape, content) for one, content in zip(sketches, fetch(Staged(sketches)), strict=True)]
+    return [digest_of(one.shape, content) for one, content in zip(sketches, fetch(Packed(sketches)), strict=True)]
 
 
 def _bytes(tensor: Tensor) -> Tensor:

@@ -11,13 +11,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
-from lightning_dynamics.analyses.fingerprint.contents import Words
+from lightning_dynamics.analyses.fingerprint.contents import Digests
 
 FORMAT = "lightning-dynamics fingerprint 1"
 _DIGITS = 16
 _NAME = re.compile(r"fingerprint-rank(\d+)\.jsonl")
 
-Sections = dict[str, Words]
+DigestsByKind = dict[str, Digests]
 """Kind → name → digest."""
 
 
@@ -43,7 +43,7 @@ class Record:
     batch_idx: int | None
     loss: str | None
     size: int | None
-    sections: Sections
+    sections: DigestsByKind
     digest: str
     end: bool = False
 
@@ -64,7 +64,7 @@ def previous(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous.jsonl")
 
 
-def chained(digest: str, n: int, sections: Sections) -> str:
+def chained(digest: str, n: int, sections: DigestsByKind) -> str:
     """The digest of a run up to a record, from the one before; random states are means, not results."""
     told = {kind: [*words, "".join(words.values())] for kind, words in sections.items() if kind != "rng"}
     return sha256(json.dumps([digest, n, told]).encode()).hexdigest()[:16]
@@ -96,7 +96,7 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.digest = digest or ""
-        self._last: Sections = {}
+        self._last: DigestsByKind = {}
         sources = dict.fromkeys([path] if earlier is None else [path, earlier]) if after else {}
         for source in sources:
             found = _place(source, after, digest)
@@ -174,7 +174,7 @@ class Reading:
     def records(self) -> Iterator[Record]:
         """One after the other, each whole."""
         names: dict[str, list[str]] = {}
-        known: Sections = {}
+        known: DigestsByKind = {}
         self.resumed = []
         for _, line in self._lines():
             if "format" in line:
@@ -221,7 +221,7 @@ class Reading:
         self.incomplete = broken is not None
 
 
-def _spelled(names: list[str], before: Words | None, code: str | dict[str, str]) -> Words:
+def _spelled(names: list[str], before: Digests | None, code: str | dict[str, str]) -> Digests:
     if isinstance(code, str):
         return {name: code[_DIGITS * i : _DIGITS * (i + 1)] for i, name in enumerate(names)}
     assert before is not None

@@ -474,8 +474,8 @@ def test_idle_steps_touch_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     from lightning_dynamics.analyses.fingerprint import callback as module
 
     calls = []
-    for name in ("random_states", "read_all", "Section", "BatchSection"):
+    for name in ("random_states", "read_digests", "PendingDigests", "PendingBatch"):
         original = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, _f=original, _n=name, **k: calls.append(_n) or _f(*a, **k))
     fit(tmp_path, every_n_train_steps=100)
-    assert set(calls) == {"Section", "read_all"} and calls.count("read_all") == 1  # the state at the end
+    assert set(calls) == {"PendingDigests", "read_digests"} and calls.count("resolve") == 1  # the state at the end

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_dynamics import ConfigurationError
-from lightning_dynamics.analyses.fingerprint import FingerprintCallback, compare_fingerprints, spread_panels
+from lightning_dynamics.analyses.fingerprint import Divergence, FingerprintCallback, compare_fingerprints, spread_panels
 from lightning_dynamics.analyses.fingerprint.journal import file_in
 from lightning_dynamics.panels import Picture
 from tests.analyses.fingerprint.runs import fit, records
@@ -257,26 +257,57 @@ def test_how_it_spreads_is_drawn(whole: Path, tmp_path: Path) -> None:
         spread_panels(whole, tmp_path, after=0)
 
 
-def test_what_is_drawn_is_what_differs(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning_dynamics.analyses.fingerprint import panels
-
-    fit(tmp_path, more=[PLANTS["a parameter"][0]], gradients=True, optimizer_state=True)
-    drawn: dict[str, Any] = {}
-
-    def raster(x: Any, events: Any, **options: Any) -> Any:
-        drawn.update(options, x=x, events=events)
-        return np.zeros((1, 1, 3), dtype=np.uint8)
-
-    monkeypatch.setattr(panels, "raster", raster)
+def test_what_is_drawn_is_what_differs(whole: Path, tmp_path: Path) -> None:
+    # More than a nudge, which rounding may forget: then all gradients differ, also those of the last step.
+    plant = At(3, lambda t, m: m.conv2.weight.detach().add_(1e-3))
+    fit(tmp_path, more=[plant], gradients=True, optimizer_state=True)
     for before, after, steps in ((2, 3, range(2, 7)), (0, 1, [4]), (50, 50, range(1, 10))):
-        spread_panels(whole, tmp_path, before=before, after=after)
-        assert drawn["x"].tolist() == list(steps)
+        found = compare_fingerprints(whole, tmp_path, before=before, after=after)
+        assert found is not None and found.spread_steps.tolist() == list(steps)
+        assert "gradient: conv.weight" in found.spread_names
         pairs = [(a, b) for a, b in zip(records(whole), records(tmp_path), strict=True) if a.n in steps]
-        for label, row in zip(drawn["labels"], drawn["events"], strict=True):
-            for (a, b), differs in zip(pairs, row, strict=True):
-                kind, name = ("gradients", label[10:]) if label.startswith("gradient: ") else (None, label)
-                kinds = [kind] if kind else [k for k in a.sections if name in a.sections[k] and k != "gradients"]
-                assert differs == any(a.sections[k].get(name) != b.sections[k].get(name) for k in kinds), (label, a.n)
+        drawn, equal = dict(zip(found.spread_names, found.spread, strict=True)), set[str]()
+        for kind in ("parameters", "buffers", "optimizer", "rng", "settings", "batch", "loss", "gradients"):
+            prefix = {"rng": "random state: ", "gradients": "gradient: "}.get(kind, "")
+            # The last record is the state after the last step: it has no batch, loss or gradients.
+            for name in {name: None for a, _ in pairs for name in a.sections.get(kind, {})}:
+                both = [(a.sections.get(kind, {}).get(name), b.sections.get(kind, {}).get(name)) for a, b in pairs]
+                differs = [one != other for one, other in both]
+                if any(differs):
+                    assert drawn.pop(prefix + name).tolist() == differs, name
+                else:
+                    equal.add(prefix + name)
+        assert not drawn and found.spread_equal == len(equal)
+
+
+def test_what_is_ignored_is_not_drawn(whole: Path, tmp_path: Path) -> None:
+    fit(tmp_path, more=[PLANTS["of NumPy"][0]], gradients=True, optimizer_state=True)
+    with_random, without = (compare_fingerprints(whole, tmp_path, ignore=ignore) for ignore in ((), ("rng",)))
+    assert with_random is not None and "random state: numpy" in with_random.spread_names
+    assert without is not None and "random state: numpy" not in without.spread_names
+
+
+def test_a_divergence_is_a_result(whole: Path, tmp_path: Path) -> None:
+    """It draws itself, and does so from a file."""
+    fit(tmp_path / "run", more=[PLANTS["a parameter"][0]], gradients=True, optimizer_state=True)
+    found = compare_fingerprints(whole, tmp_path / "run")
+    assert found is not None and found.plots == ("spread",)
+    assert found.scalars() == {"step": 3.0, "kinds": float(len(found.onsets))}
+    (panel,) = spread_panels(whole, tmp_path / "run").values()
+    found.save(tmp_path / "found.npz")
+    loaded = Divergence.load(tmp_path / "found.npz")
+    assert str(loaded) == str(found) and loaded.onsets == found.onsets
+    for one in (found, loaded):
+        drawn = one.panels()["spread"]
+        assert isinstance(drawn, Picture) and (drawn.image == panel.image).all() and drawn.caption == panel.caption
+
+
+def test_what_cannot_be_drawn_has_no_picture(whole: Path, tmp_path: Path) -> None:
+    fit(tmp_path / "short", max_steps=5, max_epochs=-1, gradients=True, optimizer_state=True)
+    fit(tmp_path / "other", Other)
+    shorter, other = (compare_fingerprints(whole, tmp_path / name) for name in ("short", "other"))
+    assert shorter is not None and shorter.plots == () and shorter.scalars() == {"step": 5.0, "kinds": 0.0}
+    assert other is not None and other.plots == () and other.scalars() == {}
 
 
 def test_data_of_the_house_are_random(tmp_path: Path) -> None:

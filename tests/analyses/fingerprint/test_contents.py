@@ -13,15 +13,15 @@ import torch
 from torch import nn
 
 from lightning_dynamics.analyses.fingerprint.contents import (
-    BatchSection,
-    Holdings,
-    Stage,
+    ModuleTensors,
+    PendingBatch,
+    Snapshot,
     leaves,
     losses,
     number,
     optimizer_states,
     random_states,
-    read_all,
+    read_digests,
     settings,
 )
 
@@ -35,7 +35,7 @@ class Sample:
 
 
 def batch_words(batch: Any) -> tuple[dict[str, str], dict[str, str]]:
-    return read_all(Stage({"batch": BatchSection(batch)}))["batch"]
+    return read_digests(Snapshot({"batch": PendingBatch(batch)}))["batch"]
 
 
 def test_leaves_of_every_kind_of_batch() -> None:
@@ -89,13 +89,13 @@ def test_order_of_the_examples_is_told_from_their_content() -> None:
 )
 def test_batches_without_examples(batch: Any) -> None:
     _, examples = batch_words(batch)
-    assert examples == {} and BatchSection(batch).size is None
+    assert examples == {} and PendingBatch(batch).size is None
 
 
 def test_size_and_entries_of_another_length() -> None:
-    section = BatchSection({"x": torch.zeros(4, 2), "weights": torch.zeros(7), "scalar": torch.tensor(1.0)})
+    section = PendingBatch({"x": torch.zeros(4, 2), "weights": torch.zeros(7), "scalar": torch.tensor(1.0)})
     assert section.size == 4
-    words, examples = read_all(Stage({"batch": section}))["batch"]
+    words, examples = read_digests(Snapshot({"batch": section}))["batch"]
     assert list(words) == ["batch.x", "batch.weights", "batch.scalar"] and examples
 
 
@@ -103,10 +103,10 @@ def test_a_batch_that_is_changed_in_place_afterwards() -> None:
     for x in (torch.randn(6, 4), torch.randn(6, 40, 40), torch.randn(())):
         expected = batch_words({"x": x.clone(), "more": torch.zeros(3)})
         batch = {"x": x, "more": torch.zeros(3)}
-        stage = Stage({"batch": BatchSection(batch)})
+        stage = Snapshot({"batch": PendingBatch(batch)})
         for value in batch.values():
             value.add_(1)
-        assert read_all(stage)["batch"] == expected
+        assert read_digests(stage)["batch"] == expected
 
 
 def test_losses() -> None:
@@ -144,23 +144,23 @@ class Tied(nn.Module):
 
 
 def test_a_modules_tensors() -> None:
-    holdings = Holdings.of(Tied(), "*")
-    assert [name for name, _ in holdings.tensors("parameters")] == [name for name, _ in Tied().named_parameters()]
-    assert [name for name, _ in holdings.tensors("buffers")] == [name for name, _ in Tied().named_buffers()]
-    chosen = Holdings.of(Tied(), ["first.*", "norm.bias"])
+    held = ModuleTensors.of(Tied(), "*")
+    assert [name for name, _ in held.tensors("parameters")] == [name for name, _ in Tied().named_parameters()]
+    assert [name for name, _ in held.tensors("buffers")] == [name for name, _ in Tied().named_buffers()]
+    chosen = ModuleTensors.of(Tied(), ["first.*", "norm.bias"])
     assert [name for name, _ in chosen.tensors("parameters")] == ["first.weight", "first.bias", "norm.bias"]
     assert len(chosen.tensors("buffers")) == 4
 
 
 def test_a_tensor_that_is_replaced_is_seen() -> None:
     module = nn.BatchNorm1d(3)
-    holdings = Holdings.of(module, "*")
+    held = ModuleTensors.of(module, "*")
     module.weight = nn.Parameter(torch.zeros(3))
     module.running_mean = torch.full((3,), 2.0)
     del module.running_var
-    assert torch.equal(dict(holdings.tensors("parameters"))["weight"], torch.zeros(3))
-    assert [name for name, _ in holdings.tensors("buffers")] == ["running_mean", "num_batches_tracked"]
-    assert holdings.gradients() == [("weight", None), ("bias", None)]
+    assert torch.equal(dict(held.tensors("parameters"))["weight"], torch.zeros(3))
+    assert [name for name, _ in held.tensors("buffers")] == ["running_mean", "num_batches_tracked"]
+    assert held.gradients() == [("weight", None), ("bias", None)]
 
 
 def test_settings_and_states_of_optimizers() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_dynamics.analyses.fingerprint import digest
-from lightning_dynamics.analyses.fingerprint.digest import Staged, digests, fetch, sketch, sketch_rows, word
+from lightning_dynamics.analyses.fingerprint.digest import Packed, digest_of, digests, fetch, sketch, sketch_rows
 
 DTYPES = [
     torch.float32,
@@ -142,9 +142,9 @@ def test_what_is_kept_does_not_follow_the_tensor() -> None:
         tensor = torch.randn(size)
         expected = digests([tensor])
         kept = sketch(tensor)
-        staged = Staged([kept])
+        staged = Packed([kept])
         tensor.zero_()
-        assert [word(kept.shape, one) for one in fetch(staged)] == expected
+        assert [digest_of(kept.shape, one) for one in fetch(staged)] == expected
 
 
 def test_inputs_are_left_alone() -> None:
@@ -160,14 +160,14 @@ def test_inputs_are_left_alone() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.int64], ids=str)
 def test_rows_follow_their_examples(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     tensor = random_bits(math.prod(shape), dtype).view(shape)
-    (rows,) = fetch(Staged([sketch_rows(tensor)]))
+    (rows,) = fetch(Packed([sketch_rows(tensor)]))
     width = len(rows) // len(tensor)
     order = torch.randperm(len(tensor), generator=torch.Generator().manual_seed(0))
-    (permuted,) = fetch(Staged([sketch_rows(tensor[order])]))
+    (permuted,) = fetch(Packed([sketch_rows(tensor[order])]))
     split = [rows[i : i + width] for i in range(0, len(rows), width)]
     assert b"".join(split[i] for i in order) == permuted
     assert len(set(split)) == len({tuple(row.flatten().tolist()) for row in tensor.view(len(tensor), -1)})
 
 
 def test_nothing_to_fetch() -> None:
-    assert fetch() == fetch(Staged([])) == [] and digests([]) == []
+    assert fetch() == fetch(Packed([])) == [] and digests([]) == []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from lightning_dynamics.analyses.fingerprint.contents import Holdings
+from lightning_dynamics.analyses.fingerprint.contents import ModuleTensors
 from lightning_dynamics.analyses.fingerprint.digest import shape_of
 from lightning_dynamics.core.lightning import PACKAGES
 
@@ -32,7 +32,7 @@ def folder_of(trainer: Trainer, path: str | None, name: str | None) -> Path:
     return Path(base).absolute() / str(logger.name) / version / own
 
 
-def header_of(trainer: Trainer, holdings: Holdings, every_n_train_steps: int) -> dict[str, Any]:
+def header_of(trainer: Trainer, held: ModuleTensors, every_n_train_steps: int) -> dict[str, Any]:
     """What a reader must know to compare, and what may explain a difference: plain values."""
     device = trainer.strategy.root_device
     return {
@@ -40,8 +40,7 @@ def header_of(trainer: Trainer, holdings: Holdings, every_n_train_steps: int) ->
         "world_size": trainer.world_size,
         "every_n_train_steps": every_n_train_steps,
         "model": {
-            kind: {name: shape_of(tensor) for name, tensor in holdings.tensors(kind)}
-            for kind in ("parameters", "buffers")
+            kind: {name: shape_of(tensor) for name, tensor in held.tensors(kind)} for kind in ("parameters", "buffers")
         },
         "environment": {
             "Python": platform.python_version(),

@@ -14,6 +14,8 @@ from lightning_dynamics import (
     LandscapeCallback,
     LossContributionCallback,
     VoGCallback,
+    loss_contribution,
+    vog,
 )
 from lightning_dynamics.analyses.critical_points import GradientNorm, NewtonMR, Trajectory
 
@@ -67,10 +69,9 @@ def _vog_without_labels(**overrides: Any) -> VoGCallback:
     return _vog(
         **{
             "target": "prediction",
-            "attribution": "smoothgrad",
-            "samples": 2,
+            "attribution": vog.SmoothGrad(samples=2),
             "with_respect_to": "conv",
-            "windows": {"first": {"epochs": [0, 1]}, "good": {"accuracy": [0.2, None]}},
+            "windows": {"first": vog.Window(epochs=(0, 1)), "good": {"accuracy": [0.2, None]}},
             "every_n_train_steps": 2,
             "memory_limit": 0,
         }
@@ -189,8 +190,8 @@ CASES = {
         bad=_ANYWHERE
         + (
             ({"rule": "euler"}, "rule"),
-            ({"tolerance": 0.0}, "tolerance"),
-            ({"max_splits": 3}, "max_splits"),
+            ({"rule": loss_contribution.Adaptive(tolerance=0.0)}, "tolerance"),
+            ({"rule": loss_contribution.Adaptive(max_splits=3)}, "max_splits"),
             ({"batchnorm": "none"}, "batchnorm"),
             ({"loss_fn": "nowhere.nothing"}, "loss_fn"),
             ({"loss_fn": "tests.house.models.detached_loss"}, "loss_fn"),
@@ -203,7 +204,12 @@ CASES = {
         make=_loss_contribution_by_class,
         keys=("cumulative", "classes", "classes_by_layer", "difference", "values", "class/0"),
         bad=_ANYWHERE,
-        yaml={"batchnorm": "attributed", "every_n_train_steps": None, "per_parameter": False},
+        yaml={
+            "batchnorm": "attributed",
+            "every_n_train_steps": None,
+            "per_parameter": False,
+            "rule": {"class_path": "lightning_dynamics.loss_contribution.Adaptive", "init_args": {"max_splits": 4}},
+        },
     ),
     "vog": Case(
         make=_vog,
@@ -229,7 +235,9 @@ CASES = {
             ({"channel": "max"}, "channel"),
             ({"ddof": 2}, "ddof"),
             ({"attribution": "lrp"}, "attribution"),
-            ({"samples": 0}, "samples"),
+            ({"attribution": vog.SmoothGrad(samples=0)}, "samples"),
+            ({"attribution": vog.IntegratedGradients(samples=0)}, "samples"),
+            ({"attribution": vog.SmoothGrad(noise=-1.0)}, "noise"),
             ({"with_respect_to": "no_such_layer"}, "with_respect_to"),
             ({"with_respect_to": "*"}, "with_respect_to"),
             ({"with_respect_to": "act"}, "with_respect_to"),
@@ -237,20 +245,31 @@ CASES = {
             ({"windows": {"all": {"epochs": [0, 1]}}}, "windows"),
             ({"windows": {"late": {"epoch": [0, 1]}}}, "windows"),
             ({"windows": {"late": {"epochs": [1, 1]}}}, "windows"),
+            ({"windows": {"late": vog.Window(epochs=(1, 1))}}, "windows"),
             ({"windows": {"late": {"epochs": [1, None]}}}, "windows"),
             ({"windows": {"late": {"steps": [100, None]}}}, "windows"),
             ({"at_start": False, "every_n_epochs": None}, "every_n_train_steps"),
             ({"predict_fn": "nowhere.nothing"}, "predict_fn"),
             ({"render_fn": "builtins.len"}, "render_fn"),
         ),
-        yaml={"every_n_train_steps": 1, "windows": {"late": {"steps": [2, None]}}, "class_names": ["a", "b", "c"]},
+        yaml={
+            "every_n_train_steps": 1,
+            "windows": {"late": {"steps": [2, None]}},
+            "class_names": ["a", "b", "c"],
+            "attribution": "integrated_gradients",
+        },
         fewest_events=2,
     ),
     "vog without labels": Case(
         make=_vog_without_labels,
         keys=("histogram", "classes", "values", "mean/all"),
         bad=_ANYWHERE,
-        yaml={"every_n_train_steps": 2, "target": "prediction", "attribution": "integrated_gradients"},
+        yaml={
+            "every_n_train_steps": 1,
+            "target": "prediction",
+            "attribution": {"class_path": "lightning_dynamics.vog.SmoothGrad", "init_args": {"samples": 2}},
+            "windows": {"late": {"class_path": "lightning_dynamics.vog.Window", "init_args": {"steps": [2, None]}}},
+        },
         fewest_events=2,
     ),
     "landscape": Case(

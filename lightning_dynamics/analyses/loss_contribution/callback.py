@@ -2,59 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
-from lightning_dynamics.analyses.callback import AnalysisCallback, Data, OnError
+from lightning_dynamics.analyses.arguments import Data, OnError
+from lightning_dynamics.analyses.callback import AnalysisCallback
 from lightning_dynamics.analyses.loss_contribution.batchnorm import BATCHNORM_MODES, BatchNormMode, running_statistics
 from lightning_dynamics.analyses.loss_contribution.checks import check_loss, check_parameters
 from lightning_dynamics.analyses.loss_contribution.classes import ExampleLosses, ExampleLossFn, cross_entropies
-from lightning_dynamics.analyses.loss_contribution.coordinates import Coordinates, channels_of, layers_of
-from lightning_dynamics.analyses.loss_contribution.estimator import Rule, check_rule
-from lightning_dynamics.analyses.loss_contribution.figures import panels, scalars
-from lightning_dynamics.analyses.loss_contribution.film import film
-from lightning_dynamics.analyses.loss_contribution.ledger import Ledger
+from lightning_dynamics.analyses.loss_contribution.coordinates import Coordinates, layers_of
+from lightning_dynamics.analyses.loss_contribution.estimator import Adaptive, RuleName, rule_named
+from lightning_dynamics.analyses.loss_contribution.memory import Part, accumulators, add, begin, start_of
 from lightning_dynamics.analyses.loss_contribution.probe_loss import ProbeLoss, Value, differentiable
-from lightning_dynamics.analyses.loss_contribution.reading import read_books
 from lightning_dynamics.analyses.loss_contribution.result import LossContributionResult
-from lightning_dynamics.analyses.loss_contribution.segment import Point, Segment, attributed
+from lightning_dynamics.analyses.loss_contribution.segment import Point, attribute_segment
+from lightning_dynamics.analyses.loss_contribution.summary import summarize
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import LossFn, PredictFn, function_named
 from lightning_dynamics.core.probe import Probe
 from lightning_dynamics.core.schedule import Due, Never, Schedule
-from lightning_dynamics.figures.result import Result
-from lightning_dynamics.panels import Panels
-
-_MOST_UNDEFINED = 100  # steps remembered
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    """What one event measured.
-
-    Args:
-        coordinates: of the module.
-        end: where it is.
-        values: loss and gradient there, per probe.
-        segments: what the way from the last event did, per probe; empty if the path begins here.
-        classes: of the examples, this process's part, when first seen; see ``ExampleLosses.own_classes``.
-    """
-
-    coordinates: Coordinates
-    end: Point
-    values: list[Value]
-    segments: list[Segment]
-    classes: Tensor | None = None
-
-
-class LossContributionCallback(AnalysisCallback):
+class LossContributionCallback(AnalysisCallback[LossContributionResult]):
     r"""Split every change of the loss along the training path over the parameters: loss change allocation.
 
     J. Lan, R. Liu, H. Zhou, J. Yosinski, "LCA: Loss Change Allocation for Neural Network Training", NeurIPS 2019.
@@ -103,12 +76,11 @@ class LossContributionCallback(AnalysisCallback):
     bytes, and a few megabytes.
 
     Args:
-        data: ``"train"``, ``"val"``, a Dataset or a DataLoader.
         num_examples: at most this many, chosen once by ``seed``. The paper takes the whole training set.
         batch_size: examples per pass; with ``batchnorm="batch"`` the result depends on it.
-        rule: ``"left"``, ``"trapezoid"``, ``"simpson"`` (the paper's Runge-Kutta) or ``"adaptive"`` (the paper's code).
-        tolerance: of ``"adaptive"``: largest residual of an event, in units of the loss.
-        max_splits: of ``"adaptive"``: at most so many gradients per event. Events that need more are counted.
+        rule: ``"left"``, ``"trapezoid"``, ``"simpson"`` (the paper's Runge-Kutta), ``"adaptive"`` (the paper's code),
+            or, with limits of its own, ``loss_contribution.Adaptive(tolerance=1e-3, max_splits=32)``. Events that miss
+            the tolerance are counted.
         batchnorm: ``"batch"``: statistics of the probe's minibatches, which never change: what the paper's code does
             (in all layers, also those that the module keeps in eval mode).
             ``"frozen"``: running statistics, as the deployed network; the loss change that their moving makes is a
@@ -122,13 +94,10 @@ class LossContributionCallback(AnalysisCallback):
             backward pass per class, whichever are fewer.
         per_parameter: keep the totals, hurting steps and signs of every single parameter.
         second_data: as ``data``: split the loss on these examples too, e.g. ``"val"``, and show the difference.
-        loss_fn: ``loss_fn(module, batch)``, itself or as ``"package.module.function"``; by default ``training_step``.
         example_loss_fn: for ``per_class``: ``(module, batch) -> (losses (N,), classes (N,))``; by default the
             cross-entropy of what the module's ``forward`` returns.
         predict_fn: for ``per_class``: ``(module, batch) -> (logits, classes)``.
         seed: of the choice of examples and of frozen augmentation.
-        name: tells several of these apart in the loggers.
-        on_error: ``"warn"`` or ``"raise"``.
 
     Raises:
         ConfigurationError: before training: a loss that is no scalar or does not depend on the parameters, manual
@@ -141,16 +110,14 @@ class LossContributionCallback(AnalysisCallback):
     """
 
     group: ClassVar[str] = "loss_contribution"
-    result_type: ClassVar[type[Result]] = LossContributionResult
+    result_type: ClassVar[type[LossContributionResult]] = LossContributionResult
 
     def __init__(
         self,
         data: Data = "train",
         num_examples: int = 1000,
         batch_size: int = 250,
-        rule: Rule = "simpson",
-        tolerance: float = 1e-3,
-        max_splits: int = 32,
+        rule: RuleName | Adaptive = "simpson",
         batchnorm: BatchNormMode = "batch",
         every_n_train_steps: int | None = 1,
         every_n_epochs: int | None = 1,
@@ -167,22 +134,16 @@ class LossContributionCallback(AnalysisCallback):
     ) -> None:
         """Store and check the arguments."""
         shows: Due = Schedule(every_n_epochs, None, False, at_end) if every_n_epochs is not None or at_end else Never()
+        try:
+            self.rule = rule_named(rule)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
         super().__init__(
-            data=data,
-            num_examples=num_examples,
-            batch_size=batch_size,
-            every_n_epochs=every_n_epochs,
-            every_n_train_steps=every_n_train_steps,
+            locals(),
             at_start=True,
-            at_end=at_end,
             shows=shows,
-            second_data=second_data,
-            mode="eval",
-            seed=seed,
-            name=name,
-            on_error=on_error,
             identity={
-                "rule": (rule, tolerance, max_splits),
+                "rule": str(self.rule),
                 "batchnorm": batchnorm,
                 "per_class": per_class,
                 "per_parameter": per_parameter,
@@ -192,22 +153,13 @@ class LossContributionCallback(AnalysisCallback):
                 ],
             },
         )
-        try:
-            check_rule(rule, tolerance, max_splits)
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from error
         if batchnorm not in BATCHNORM_MODES:
             raise ConfigurationError(f"`batchnorm` must be 'batch', 'frozen' or 'attributed', got {batchnorm!r}")
-        self.rule: Rule = rule
-        self.tolerance = tolerance
-        self.max_splits = max_splits
         self.batchnorm: BatchNormMode = batchnorm
-        self.every_n_train_steps = every_n_train_steps
         self.per_class = per_class
         self.per_parameter = per_parameter
-        self._loss_fn: Any = function_named(loss_fn, "loss_fn")
         own = function_named(example_loss_fn, "example_loss_fn")
-        self._losses_of: Any = own or cross_entropies(function_named(predict_fn, "predict_fn"))
+        self._losses_of: Any = own or cross_entropies(self.predict_fn)
         self._values: list[Value] = []
 
     # ---- before training -----------------------------------------------------------------------------------
@@ -217,8 +169,7 @@ class LossContributionCallback(AnalysisCallback):
         self._values = []
         coordinates = Coordinates.of(context.module, self.batchnorm)
         check_parameters(context.module, coordinates)
-        examples = [list(map(list, probe.batches)) for probe in self._all_probes(context)]
-        if self.memory and self.memory["examples"] != examples:
+        if self.memory and self.memory["examples"] != self._minibatches(context):
             raise ConfigurationError(
                 "the path so far was measured on other examples, from a data set of another size: give the same data "
                 "set as `data`, or a new callback"
@@ -233,7 +184,7 @@ class LossContributionCallback(AnalysisCallback):
             for probe in self._all_probes(context):
                 by_class = self.per_class and probe is context.probe
                 examples_losses = self._examples(context, coordinates) if by_class else None
-                check_loss(context, probe, self._loss_fn, self.batchnorm, examples_losses)
+                check_loss(context, probe, self.loss_fn, self.batchnorm, examples_losses)
 
     # ---- an event ------------------------------------------------------------------------------------------
 
@@ -243,9 +194,9 @@ class LossContributionCallback(AnalysisCallback):
         if self.memory and self.memory["names"] != list(coordinates.tensors):
             raise RuntimeError("the module's parameters are not those of the event before: were some replaced?")
         end = Point(coordinates.read(), coordinates.read_buffers())
-        losses = [ProbeLoss(context, probe, coordinates, self._loss_fn) for probe in self._all_probes(context)]
+        losses = [ProbeLoss(context, probe, coordinates, self.loss_fn) for probe in self._all_probes(context)]
         known_values: list[Value | None] = [*self._values] if self._values else [None] * len(losses)
-        start = self._start(coordinates)
+        start = start_of(self.memory, coordinates)
         delta = None if start is None else end.coordinates.double() - start.coordinates.double()
         moved = [False] * len(coordinates.tensors)
         if delta is not None:
@@ -258,7 +209,7 @@ class LossContributionCallback(AnalysisCallback):
                     classes = context.ranks.run_checked(self._examples(context, coordinates).own_classes)
                 return Part(coordinates, end, [evaluate(wanted) for evaluate in losses], [], classes)
             segments = [
-                attributed(
+                attribute_segment(
                     start,
                     end,
                     coordinates,
@@ -268,8 +219,6 @@ class LossContributionCallback(AnalysisCallback):
                     known=known,
                     wanted=wanted,
                     rule=self.rule,
-                    tolerance=self.tolerance,
-                    max_splits=self.max_splits,
                     examples=self._examples(context, coordinates) if self.per_class and number == 0 else None,
                 )
                 for number, (evaluate, known) in enumerate(zip(losses, known_values, strict=True))
@@ -277,111 +226,32 @@ class LossContributionCallback(AnalysisCallback):
         return Part(coordinates, end, [segment.next for segment in segments], segments)
 
     def combine(self, part: Part, context: Context) -> Callable[[], LossContributionResult]:
-        """Enter the segment into the books, to be read when somebody asks."""
-        self._open_books(part, context)
-        memory, step = self.memory, context.moment.step
-        books = self._books(part.coordinates, context)
-        finite = bool(part.end.coordinates.sum().isfinite()) and all(
-            math.isfinite(value.loss) and bool(value.gradient.sum().isfinite()) for value in part.values
-        )
-        if not finite or not all(segment.is_finite for segment in part.segments):
-            memory["undefined_events"] += 1
-            memory["undefined_steps"] = [*memory["undefined_steps"], step][-_MOST_UNDEFINED:]
-        # From a point that is not finite there is no way on: the next event takes the whole way from the last good one.
-        for number, (ledger, segment) in enumerate(zip(books, part.segments if finite else [], strict=False)):
-            if not segment.moved:
-                continue
-            by_class = None
-            if number == 0 and segment.by_example is not None:
-                by_class = self._enter_examples(context.ranks.all_reduce(segment.by_example), len(context.probe))
-            ledger.enter(
-                segment.contributions,
-                step=step,
-                loss_start=segment.loss_start,
-                loss_end=segment.loss_end,
-                residual=segment.residual,
-                buffers=segment.buffers,
-                resolved=segment.resolved,
-                classes=by_class,
-            )
-        if finite:
-            if not part.segments:
-                memory |= {"initial_step": step, "initial_losses": [value.loss for value in part.values]}
-            memory["point"], memory["buffers"] = part.end.coordinates, dict(part.end.buffers)
+        """Add the segment to the sums; the result is made from them when somebody asks."""
+        begin(self.memory, part, context, self._minibatches(context))
+        sums = accumulators(self.memory, part.coordinates, context, elements=self.per_parameter)
+        if add(self.memory, part, context, sums):
             self._values = part.values
-        return partial(read_books, books, memory, context, self, running_statistics(context.module))
+        return partial(
+            summarize,
+            sums,
+            self.memory,
+            context,
+            rule="adaptive" if isinstance(self.rule, Adaptive) else self.rule,
+            batchnorm=self.batchnorm if running_statistics(context.module) else "",
+            every_n_train_steps=self.every_n_train_steps or 0,
+        )
 
-    def scalars(self, result: Result) -> dict[str, float]:
-        """See :mod:`lightning_dynamics.loss_contribution.figures`."""
-        assert isinstance(result, LossContributionResult)
-        return scalars(result)
-
-    def panels(self, result: Result) -> Panels:
-        """See :mod:`lightning_dynamics.loss_contribution.figures`."""
-        assert isinstance(result, LossContributionResult)
-        return panels(result, self.label)
-
-    def film(self, results: list[Any]) -> Panels:
-        """The mosaics and layers over training."""
-        return film(results, self.label)
-
-    # ---- the books -----------------------------------------------------------------------------------------
+    # ---- probes and examples -------------------------------------------------------------------------------
 
     def _all_probes(self, context: Context) -> list[Probe]:
         return [probe for probe in (context.probe, context.second_probe) if probe is not None]
 
-    def _start(self, coordinates: Coordinates) -> Point | None:
-        """Where the last event left off; None if the path has not begun."""
-        if "point" not in self.memory:
-            return None
-        buffers = {name: self.memory["buffers"][name].to(buffer) for name, buffer in coordinates.buffers.items()}
-        return Point(self.memory["point"].to(coordinates.home), buffers)
-
-    def _open_books(self, part: Part, context: Context) -> None:
-        if not self.memory:
-            self.memory |= {
-                "names": list(part.coordinates.tensors),
-                "examples": [list(map(list, probe.batches)) for probe in self._all_probes(context)],
-                "ledgers": [{} for _ in self._all_probes(context)],
-                "undefined_events": 0,
-                "undefined_steps": [],
-                "initial_step": context.moment.step,
-                "initial_losses": [value.loss for value in part.values],
-            }
-        if part.classes is not None and "classes" not in self.memory:
-            labels = context.ranks.all_reduce(part.classes) - 1
-            classes = labels.unique()
-            layers = layers_of(list(part.coordinates.tensors))
-            self.memory |= {
-                "classes": classes,
-                "class_layers": torch.zeros(len(classes), len(layers), dtype=torch.float64),
-                "examples_totals": torch.zeros(len(labels), dtype=torch.float64),
-            }
-
-    def _books(self, coordinates: Coordinates, context: Context) -> list[Ledger]:
-        shapes = {name: tensor.shape for name, tensor in coordinates.tensors.items()}
-        channels = channels_of(context.module, shapes)
-        classes = len(self.memory.get("classes", ()))
-        return [
-            Ledger(
-                state,
-                shapes,
-                channels,
-                elements=self.per_parameter and number == 0,
-                classes=classes if number == 0 else 0,
-            )
-            for number, state in enumerate(self.memory["ledgers"])
-        ]
+    def _minibatches(self, context: Context) -> list[list[list[int]]]:
+        """Data set indices of the minibatches, per probe."""
+        return [list(map(list, probe.batches)) for probe in self._all_probes(context)]
 
     def _examples(self, context: Context, coordinates: Coordinates) -> ExampleLosses:
         order = {name: index for index, name in enumerate(coordinates.tensors)}
         layers = [[order[name] for name in names] for names in layers_of(list(order)).values()]
         classes = self.memory.get("classes", torch.zeros(0, dtype=torch.int64))
         return ExampleLosses(context, context.probe, coordinates, self._losses_of, layers, classes)
-
-    def _enter_examples(self, found: Tensor, count: int) -> Tensor:
-        """By example and by class and layer, into the memory; returns the sums by class."""
-        by_example, by_class = found[:count], found[count:].view_as(self.memory["class_layers"])
-        self.memory["examples_totals"] += by_example
-        self.memory["class_layers"] += by_class
-        return by_class.sum(1)

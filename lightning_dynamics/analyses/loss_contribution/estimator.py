@@ -14,16 +14,35 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
-Rule = Literal["left", "trapezoid", "simpson", "adaptive"]
-RULES: tuple[str, ...] = get_args(Rule)
+RuleName = Literal["left", "trapezoid", "simpson", "adaptive"]
 
 Gradient = Mapping[str, Tensor]
 LossAndGrad = Callable[[dict[str, Tensor]], "tuple[float | Tensor, Gradient]"]
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Composite Simpson's rule on 2, 4, 8, … intervals, until the residual is small enough.
+
+    Every earlier gradient is used again, as in the paper's code; unlike that code, it says when ``max_splits`` was not
+    enough.
+
+    Args:
+        tolerance: largest residual of a step, absolute, in units of the loss; the paper's code has 1e-3.
+        max_splits: at most this many gradients per step beside that at the start, a power of 2 from 2 up; the paper's
+            code has 32.
+    """
+
+    tolerance: float = 1e-3
+    max_splits: int = 32
+
+
+Rule: TypeAlias = Literal["left", "trapezoid", "simpson"] | Adaptive
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +80,7 @@ def attribute(
     start: Mapping[str, Tensor],
     end: Mapping[str, Tensor],
     *,
-    rule: Rule = "simpson",
-    tolerance: float = 1e-3,
-    max_splits: int = 32,
+    rule: RuleName | Adaptive = "simpson",
     at_start: tuple[float | Tensor, Gradient] | None = None,
 ) -> Attribution:
     r"""Split ``L(end) - L(start)`` over the elements of ``end - start``.
@@ -77,17 +94,14 @@ def attribute(
     ``adaptive``    composite Simpson on 2, 4, 8, … intervals       2 to ``max_splits``
     ==============  ==============================================  ==========================================
 
-    ``adaptive`` halves all intervals until the residual is within ``tolerance``, and uses every earlier gradient
-    again, as the paper's code does; unlike it, it says when ``max_splits`` was not enough (``resolved``).
+    ``adaptive`` is short for ``Adaptive()``; see there.
 
     Args:
         loss_and_grad: point (name to tensor) -> loss, and gradient by the same names, in tensors that later calls
             do not write to.
         start: name to tensor; floating point.
         end: the same names, shapes and dtypes.
-        rule: of integration.
-        tolerance: of ``adaptive``, absolute, in units of the loss; the paper's code has 1e-3.
-        max_splits: of ``adaptive``, a power of 2 from 2 up; the paper's code has 32.
+        rule: of integration: a name from the table, or ``Adaptive(tolerance=1e-3, max_splits=32)``.
         at_start: loss and gradient at ``start`` if they are known, as they are from the step before.
 
     Returns:
@@ -100,7 +114,7 @@ def attribute(
     Cost: as in the table, each one a full forward and backward pass of the caller's loss; memory: three copies
     of the parameters in float64 beside the caller's.
     """
-    check_rule(rule, tolerance, max_splits)
+    rule = rule_named(rule)
     if {name: tensor.shape for name, tensor in start.items()} != {name: tensor.shape for name, tensor in end.items()}:
         raise ValueError("`start` and `end` must have the same names and shapes")
     if any(tensor.is_complex() for tensor in start.values()):
@@ -136,6 +150,8 @@ def attribute(
         nodes = tuple(zip((0.0, 1.0), ends, strict=True))
         return Attribution(parts, loss_start, loss_end, gradient_end, residual, nodes, math.isfinite(residual))
 
+    # Simpson's rule is the adaptive one that is content with one interval.
+    limits = rule if isinstance(rule, Adaptive) else Adaptive(tolerance=math.inf, max_splits=2)
     # Composite Simpson: (ends + 4 · midpoints of the intervals + 2 · points between them) / (6 · intervals).
     intervals = 1
     between: dict[str, Tensor] = {}
@@ -147,8 +163,8 @@ def attribute(
             _add(midpoints, evaluate({name: torch.lerp(start[name], end[name], alphas[-1]) for name in start})[1])
         unit = 1 / (6 * intervals)
         parts, residual = split((unit, unit, 4 * unit, 2 * unit), (gradient, gradient_end, midpoints, between))
-        resolved = math.isfinite(residual) and (rule == "simpson" or abs(residual) <= tolerance)
-        if resolved or 2 * intervals >= max_splits or not math.isfinite(residual):
+        resolved = math.isfinite(residual) and abs(residual) <= limits.tolerance
+        if resolved or 2 * intervals >= limits.max_splits or not math.isfinite(residual):
             break
         _add(between, midpoints)
         intervals *= 2
@@ -163,11 +179,22 @@ def _add(total: dict[str, Tensor], gradient: Gradient) -> None:
         total[name] = total[name] + value if name in total else value.double()
 
 
-def check_rule(rule: str, tolerance: float, max_splits: int) -> None:
-    """Raise ValueError unless these say how to integrate."""
-    if rule not in RULES:
-        raise ValueError(f"`rule` must be one of {', '.join(map(repr, RULES))}; got {rule!r}")
-    if not tolerance > 0:
-        raise ValueError(f"`tolerance` must be positive, got {tolerance!r}")
-    if not isinstance(max_splits, int) or max_splits < 2 or max_splits & (max_splits - 1):
-        raise ValueError(f"`max_splits` must be a power of 2 from 2 up, got {max_splits!r}")
+def rule_named(given: Any) -> Rule:
+    """A rule, given as itself or by its name.
+
+    Raises:
+        ValueError: there is no such rule, or its settings cannot work.
+    """
+    if isinstance(given, str) and given in get_args(RuleName):
+        return Adaptive() if given == "adaptive" else given  # type: ignore[return-value]
+    if not isinstance(given, Adaptive):
+        raise ValueError(
+            f"`rule` must be one of {', '.join(map(repr, get_args(RuleName)))}, or a value such as "
+            f"`lightning_dynamics.loss_contribution.Adaptive(tolerance=1e-3)`; got {given!r}"
+        )
+    if not given.tolerance > 0:
+        raise ValueError(f"`rule={given!r}`: `tolerance` must be positive")
+    splits = given.max_splits
+    if not isinstance(splits, int) or splits < 2 or splits & (splits - 1):
+        raise ValueError(f"`rule={given!r}`: `max_splits` must be a power of 2 from 2 up")
+    return given

@@ -3,76 +3,61 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 from lightning_dynamics.analyses.loss_contribution import pictures
-from lightning_dynamics.analyses.loss_contribution.course import layer_rates, ratio
-from lightning_dynamics.analyses.loss_contribution.film import drawn, film
-from lightning_dynamics.analyses.loss_contribution.result import LossContributionResult
+from lightning_dynamics.analyses.loss_contribution.film import drawn, film, intervals
+from lightning_dynamics.analyses.loss_contribution.result import LossContributionResult, ratio
 from lightning_dynamics.analyses.loss_contribution.synchrony import FEWEST_EVENTS
 from lightning_dynamics.analyses.loss_contribution.wording import caption, shape_text
-from lightning_dynamics.panels import Panels, Table
-from lightning_dynamics.panels.values import Cell, Panel
+from lightning_dynamics.figures.result import Pictures, closing_panels, tables
+from lightning_dynamics.figures.result import pictures as looks
+from lightning_dynamics.panels import Film, Picture, Table
+from lightning_dynamics.panels.values import Cell
 
-__all__ = ["film", "panels", "scalars"]
 
-
-def panels(result: LossContributionResult, label: str) -> Panels:
-    """The pictures and the table of one event, under keys ``{label}/…``; nothing before the first step."""
+@looks.register
+def _pictures(result: LossContributionResult) -> Pictures:
+    """Nothing before the first step."""
     if not len(result.steps):
         return {}
-    shown: dict[str, Panel] = {
-        "cumulative": pictures.cumulative(result),
-        "layers_over_time": pictures.over_time(
-            result,
-            layer_rates(result),
-            list(result.layers),
-            "When each layer learned",
-            "contribution of each layer per event",
-        ),
-        "shares": pictures.shares(result),
-        "histogram": pictures.histogram(result),
+    shown: dict[str, Callable[[], Picture]] = {
+        "cumulative": lambda: pictures.cumulative(result),
+        "layers_over_time": lambda: pictures.layers_over_time(result),
+        "shares": lambda: pictures.shares(result),
+        "histogram": lambda: pictures.histogram(result),
     }
     if result.hurting_steps.sum() > 0:
-        shown["hurting_steps"] = pictures.hurting_steps(result)
-    shown |= pictures.layers(result)
+        shown["hurting_steps"] = lambda: pictures.hurting_steps(result)
+    shown["layers"] = lambda: pictures.layers(result)
+    if result.contrast:
+        shown["difference"] = lambda: pictures.difference(result)
     if drawn(result):
-        shown["parameters"] = pictures.parameters(result)
-    if len(result.steps) >= FEWEST_EVENTS:
-        shown["synchrony"] = pictures.moments(result, layer_rates(result), list(result.layers), "layer", "layers")
-    if result.per_class:
-        shown |= pictures.classes(result)
-    shown["values"] = values(result)
-    return {f"{label}/{name}": panel for name, panel in shown.items()}
+        shown["parameters"] = lambda: pictures.parameters(result)
+    long_enough = len(result.steps) >= FEWEST_EVENTS
+    if long_enough:
+        shown["synchrony"] = lambda: pictures.synchrony_of_layers(result)
+    if result.per_class and result.per_class_step is not None:
+        shown["classes"] = lambda: pictures.classes_over_time(result)
+        if long_enough:
+            shown["class_synchrony"] = lambda: pictures.synchrony_of_classes(result)
+    if result.per_class and result.per_class_layer is not None:
+        shown["classes_by_layer"] = lambda: pictures.classes_by_layer(result)
+    return shown
 
 
-def scalars(result: LossContributionResult) -> dict[str, float]:
-    """The event's numbers, by key without label; before the first step, the loss alone."""
-    numbers = {"loss": result.loss}
-    contrast = result.contrast
-    other = f"contrast/{contrast['data'].replace(' ', '_')}" if contrast else ""
-    if contrast:
-        losses = contrast["losses"]
-        numbers[f"{other}/loss"] = float(losses[-1]) if len(losses) else contrast["initial_loss"]
-    if len(result.steps):
-        numbers["total"] = sum(result.totals.values())
-        numbers["residual"] = float(result.residuals[-1])
-        numbers["relative_residual"] = result.relative_residual
-        numbers["mean_relative_residual"] = ratio(result.absolute_residual, result.absolute_change)
-        numbers["helping_share"] = float(result.helping_share[-1])
-        numbers["hurting_share"] = float(result.hurting_share[-1])
-        if result.unresolved or result.rule.startswith("adaptive"):
-            numbers["unresolved"] = float(result.unresolved)
-        if result.undefined_events:
-            numbers["undefined_events"] = float(result.undefined_events)
-        if result.total_buffers:
-            numbers["buffers"] = result.total_buffers
-        numbers |= {f"layer/{name}": total for name, total in result.per_layer.items()}
-        numbers |= {f"class/{name}": total for name, total in result.per_class.items()}
-    if contrast and len(contrast["losses"]):
-        numbers[f"{other}/total"] = sum(contrast["totals"].values())
-        change = numbers[f"{other}/loss"] - contrast["initial_loss"]
-        numbers[f"{other}/relative_residual"] = ratio(abs(float(contrast["residuals"].sum())), abs(change))
-    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+@tables.register
+def _tables(result: LossContributionResult) -> dict[str, Table]:
+    return {"values": values(result)} if len(result.steps) else {}
+
+
+@closing_panels.register
+def _closing_panels(
+    last: LossContributionResult, results: Sequence[LossContributionResult]
+) -> dict[str, Callable[[], Film]]:
+    """The parameters over training; nothing for fewer than two intervals, or without elements."""
+    shown = intervals(results)
+    return {"film": lambda: film(shown, last)} if len(shown) >= 2 and drawn(last) else {}
 
 
 def values(result: LossContributionResult) -> Table:

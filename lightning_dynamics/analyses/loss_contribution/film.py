@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from lightning_dynamics.analyses.loss_contribution.wording import basis, shape_t
 from lightning_dynamics.figures import mosaic_frame
 from lightning_dynamics.figures.diverging import quartered_limit, symmetric_limit
 from lightning_dynamics.figures.names import without_common_prefix
-from lightning_dynamics.panels import Film, Panels
+from lightning_dynamics.panels import Film
 
 
 class Interval(NamedTuple):
@@ -25,7 +26,7 @@ class Interval(NamedTuple):
     layers: NDArray[np.float64]
 
 
-def intervals(results: list[LossContributionResult]) -> list[Interval]:
+def intervals(results: Sequence[LossContributionResult]) -> list[Interval]:
     """Differences between results that follow each other, the first one counted from the start of training.
 
     Results of other layers, or with other pictures of the parameters, than the last one's are left out.
@@ -47,16 +48,12 @@ def intervals(results: list[LossContributionResult]) -> list[Interval]:
     return found
 
 
-def film(results: list[LossContributionResult], label: str) -> Panels:
-    """One frame per interval between results kept, on the same scales; nothing for fewer than two, or without elements.
+def film(shown: Sequence[Interval], last: LossContributionResult) -> Film:
+    """One frame per interval, on the same scales.
 
     Scales reach as far as 99 % of all cells and 98 % of all bars of all frames: one bad step must not flatten the
     others. Bars that go on beyond end in an arrow head.
     """
-    shown = intervals(results)
-    if len(shown) < 2 or not drawn(results[-1]):
-        return {}
-    last = results[-1]
     names = drawn(last)
     every_cell = np.concatenate([tile.ravel() for interval in shown for tile in interval.tiles])
     tile_limit = quartered_limit(symmetric_limit(every_cell, 99))
@@ -84,7 +81,7 @@ def film(results: list[LossContributionResult], label: str) -> Panels:
         for interval in shown
     ]
     what = f"contributions in each of {len(shown)} intervals, step {shown[0].start} to {shown[-1].stop}"
-    return {f"{label}/film": Film(frames, f"{what}; {basis(last)}")}
+    return Film(frames, f"{what}; {basis(last)}")
 
 
 def drawn(result: LossContributionResult) -> list[str]:

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_dynamics.analyses.loss_contribution.course import course, known, overall_flip_rate, ratio
+from lightning_dynamics.analyses.loss_contribution.curves import curves, known, layer_rates, overall_flip_rate
 from lightning_dynamics.analyses.loss_contribution.film import bar_limits, drawn, shapes
-from lightning_dynamics.analyses.loss_contribution.result import LossContributionResult
-from lightning_dynamics.analyses.loss_contribution.synchrony import DRAWS, FEWEST_EVENTS, synchrony
+from lightning_dynamics.analyses.loss_contribution.result import LossContributionResult, ratio
+from lightning_dynamics.analyses.loss_contribution.synchrony import DRAWS, synchrony
 from lightning_dynamics.analyses.loss_contribution.wording import basis, caption, groups, moment, percent, rows
 from lightning_dynamics.figures import (
     bars,
@@ -26,7 +26,6 @@ from lightning_dynamics.figures import (
 from lightning_dynamics.figures.diverging import DIVERGING, NEGATIVE, POSITIVE, quartered_limit, symmetric_limit
 from lightning_dynamics.figures.names import without_common_prefix
 from lightning_dynamics.panels import Picture
-from lightning_dynamics.panels.values import Panel
 
 _STEPS = "training steps"
 _SIGN = "below 0 (green) helps, above 0 (purple) hurts"
@@ -41,7 +40,7 @@ def _picture(result: LossContributionResult, image: NDArray[np.uint8], what: str
 
 def cumulative(result: LossContributionResult) -> Picture:
     """Lines of layers (of groups, if there are many) that add up to the loss change."""
-    line = course(result)
+    line = curves(result)
     members = groups(without_common_prefix(list(result.layers)))
     each = "layers" if len(members) == len(result.layers) else f"groups of the {len(result.layers)} layers"
     emphasis = {"loss change": line.loss_change, "sum of contributions": line.total}
@@ -64,7 +63,24 @@ def cumulative(result: LossContributionResult) -> Picture:
     return _picture(result, image, "cumulative contribution of each layer to the loss change")
 
 
-def over_time(result: LossContributionResult, rates: Tensor, names: list[str], title: str, what: str) -> Picture:
+def layers_over_time(result: LossContributionResult) -> Picture:
+    """Which layer learned when."""
+    what = "contribution of each layer per event"
+    return _over_time(result, layer_rates(result), list(result.layers), "When each layer learned", what)
+
+
+def classes_over_time(result: LossContributionResult) -> Picture:
+    """Which class was learned when."""
+    what = "contribution to the loss of each class per event"
+    return _over_time(result, _class_rates(result), list(result.per_class), "When each class was learned", what)
+
+
+def _class_rates(result: LossContributionResult) -> Tensor:
+    assert result.per_class_step is not None
+    return result.per_class_step / result.events[:, None]
+
+
+def _over_time(result: LossContributionResult, rates: Tensor, names: list[str], title: str, what: str) -> Picture:
     """Rates ``(T, K)`` of layers or classes as a map over training."""
     limit = symmetric_limit(rates.numpy(), _SHOWN)
     image = time_map(
@@ -140,39 +156,49 @@ def hurting_steps(result: LossContributionResult) -> Picture:
     return _picture(result, image, "elements by the share of events in which they hurt")
 
 
-def layers(result: LossContributionResult) -> dict[str, Panel]:
-    """Bars of layers; with a second probe, of both and of their difference."""
-    names = list(result.per_layer)
-    labels = without_common_prefix(names)
-    totals = [np.array(list(result.per_layer.values()))]
-    contrast = result.contrast
-    series = [result.data or "contribution"]
-    if contrast:
-        totals.append(np.array([contrast["per_layer"][name] for name in names]))
-        series.append(contrast["data"])
+def layers(result: LossContributionResult) -> Picture:
+    """Bars of layers; with a second probe, of both."""
     what = "contribution of each layer so far"
-    on = f" ({contrast['num_examples']} examples of {contrast['data']} beside it)" if contrast else ""
+    on = _second(result)
     image = bars(
-        np.stack(totals),
-        labels=labels,
-        names=series,
+        np.stack(_by_layer(result)),
+        labels=without_common_prefix(list(result.per_layer)),
+        names=[result.data or "contribution", *([result.contrast["data"]] if on else [])],
         title=f"Contribution of each layer · {moment(result)}",
-        footer=f"{what}{on}; {'below 0 helps' if contrast else _SIGN}; {basis(result)}",
+        footer=f"{what}{on}; {'below 0 helps' if on else _SIGN}; {basis(result)}",
         x_title="contribution to the loss change",
     )
-    shown: dict[str, Panel] = {"layers": _picture(result, image, what + on)}
-    if contrast:
-        what = f"contribution of each layer on {contrast['data']} minus on {result.data}"
-        image = bars(
-            (totals[1] - totals[0])[None],
-            labels=labels,
-            names=[f"{contrast['data']} minus {result.data}"],
-            title=f"Difference between {contrast['data']} and {result.data} · {moment(result)}",
-            footer=f"{what}{on}; above 0: it helps {contrast['data']} less; {basis(result)}",
-            x_title="difference of contributions",
-        )
-        shown["difference"] = _picture(result, image, what + on)
-    return shown
+    return _picture(result, image, what + on)
+
+
+def difference(result: LossContributionResult) -> Picture:
+    """Bars of layers: the second probe minus the first."""
+    own, other = _by_layer(result)
+    data = result.contrast["data"]
+    what = f"contribution of each layer on {data} minus on {result.data}"
+    image = bars(
+        (other - own)[None],
+        labels=without_common_prefix(list(result.per_layer)),
+        names=[f"{data} minus {result.data}"],
+        title=f"Difference between {data} and {result.data} · {moment(result)}",
+        footer=f"{what}{_second(result)}; above 0: it helps {data} less; {basis(result)}",
+        x_title="difference of contributions",
+    )
+    return _picture(result, image, what + _second(result))
+
+
+def _by_layer(result: LossContributionResult) -> list[NDArray[np.float64]]:
+    """Totals of the layers, per probe."""
+    totals = [np.array(list(result.per_layer.values()))]
+    if result.contrast:
+        totals.append(np.array([result.contrast["per_layer"][name] for name in result.per_layer]))
+    return totals
+
+
+def _second(result: LossContributionResult) -> str:
+    """What else is shown beside the probe."""
+    other = result.contrast
+    return f" ({other['num_examples']} examples of {other['data']} beside it)" if other else ""
 
 
 def parameters(result: LossContributionResult) -> Picture:
@@ -197,8 +223,17 @@ def parameters(result: LossContributionResult) -> Picture:
     return _picture(result, image, what)
 
 
-def moments(result: LossContributionResult, rates: Tensor, names: list[str], one: str, many: str) -> Picture:
-    """Peaks of rates ``(T, K)`` of layers or classes, and whether they fall on the same events."""
+def synchrony_of_layers(result: LossContributionResult) -> Picture:
+    """Peaks of the layers' contributions, and whether they fall on the same events."""
+    return _peaks(result, layer_rates(result), list(result.layers), "layer", "layers")
+
+
+def synchrony_of_classes(result: LossContributionResult) -> Picture:
+    """The same of classes."""
+    return _peaks(result, _class_rates(result), list(result.per_class), "class", "classes")
+
+
+def _peaks(result: LossContributionResult, rates: Tensor, names: list[str], one: str, many: str) -> Picture:
     test = synchrony(rates)
     what = f"a tick: the {one} helps more than just before and after, and more than in 9 of 10 nearby events"
     if math.isfinite(test.p_value):
@@ -222,35 +257,26 @@ def moments(result: LossContributionResult, rates: Tensor, names: list[str], one
     return _picture(result, image, f"moments of learning by {one}: {found}")
 
 
-def classes(result: LossContributionResult) -> dict[str, Panel]:
-    """Which class was learned when, by which layers, and whether together."""
-    names, layers = list(result.per_class), list(result.layers)
-    shown: dict[str, Panel] = {}
-    if result.per_class_step is not None:
-        rates = result.per_class_step / result.events[:, None]
-        what = "contribution to the loss of each class per event"
-        shown["classes"] = over_time(result, rates, names, "When each class was learned", what)
-        if len(result.steps) >= FEWEST_EVENTS:
-            shown["class_synchrony"] = moments(result, rates, names, "class", "classes")
-    if result.per_class_layer is not None:
-        matrix = known(result.per_class_layer)
-        limit = symmetric_limit(matrix, 100)
-        what = "contribution of each layer to the loss of each class"
-        image = heat_map(
-            matrix,
-            x_labels=without_common_prefix(layers),
-            y_labels=names,
-            title=f"Which layer learned which class · {moment(result)}",
-            footer=f"{what}; {_SIGN}; {basis(result)}",
-            x_title="layer",
-            y_title="class",
-            limits=(-limit, limit),
-            cmap=DIVERGING,
-            origin="upper",
-            colorbar_label="contribution",
-        )
-        shown["classes_by_layer"] = _picture(result, image, what)
-    return shown
+def classes_by_layer(result: LossContributionResult) -> Picture:
+    """Which layer learned which class."""
+    assert result.per_class_layer is not None
+    matrix = known(result.per_class_layer)
+    limit = symmetric_limit(matrix, 100)
+    what = "contribution of each layer to the loss of each class"
+    image = heat_map(
+        matrix,
+        x_labels=without_common_prefix(list(result.layers)),
+        y_labels=list(result.per_class),
+        title=f"Which layer learned which class · {moment(result)}",
+        footer=f"{what}; {_SIGN}; {basis(result)}",
+        x_title="layer",
+        y_title="class",
+        limits=(-limit, limit),
+        cmap=DIVERGING,
+        origin="upper",
+        colorbar_label="contribution",
+    )
+    return _picture(result, image, what)
 
 
 def probability(p_value: float) -> str:

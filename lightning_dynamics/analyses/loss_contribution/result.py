@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_dynamics.figures.result import Result
+from lightning_dynamics.analyses.result import AnalysisResult
+
+
+def ratio(part: float, whole: float) -> float:
+    """A part of a whole; NaN of nothing."""
+    return part / whole if whole else math.nan
 
 
 @dataclass(frozen=True, eq=False)
-class LossContributionResult(Result):
+class LossContributionResult(AnalysisResult):
     """The loss change since the start of training, split over parameters; negative helps, positive hurts.
 
     All tensors are on the CPU, float64 unless said otherwise, all values in units of the loss. T is the number of
@@ -47,7 +53,7 @@ class LossContributionResult(Result):
         total_buffers: sum over events of ``buffers``.
         absolute_residual: sum over events of ``|residual|``.
         absolute_change: sum over events of ``|loss change|``.
-        unresolved: how many events missed ``tolerance`` with ``rule="adaptive"``.
+        unresolved: how many events missed the tolerance of the adaptive rule.
         undefined_events: how many events had a loss or gradient that is not finite.
         undefined_steps: the steps of the latest of those.
         tensor_helping: parameter's name to the share of its elements' contributions, over all events, below 0.
@@ -134,7 +140,7 @@ class LossContributionResult(Result):
     def relative_residual(self) -> float:
         """Size of the sum of all residuals, over the size of the loss change so far; NaN before any."""
         change = self.loss - self.initial_loss
-        return abs(self.total_residual) / abs(change) if change else float("nan")
+        return ratio(abs(self.total_residual), abs(change))
 
     @property
     def overall_helping_share(self) -> float:
@@ -148,7 +154,36 @@ class LossContributionResult(Result):
 
     def _overall_share(self, counts: Tensor) -> float:
         everything = int(self.helping_counts.sum() + self.hurting_counts.sum()) + self.zero_count
-        return int(counts.sum()) / everything if everything else float("nan")
+        return ratio(int(counts.sum()), everything)
+
+    def scalars(self) -> dict[str, float]:
+        """Loss, residual and totals by layer and class; before the first step, the loss alone."""
+        numbers = {"loss": self.loss}
+        contrast = self.contrast
+        other = f"contrast/{contrast['data'].replace(' ', '_')}" if contrast else ""
+        if contrast:
+            losses = contrast["losses"]
+            numbers[f"{other}/loss"] = float(losses[-1]) if len(losses) else contrast["initial_loss"]
+        if len(self.steps):
+            numbers["total"] = sum(self.totals.values())
+            numbers["residual"] = float(self.residuals[-1])
+            numbers["relative_residual"] = self.relative_residual
+            numbers["mean_relative_residual"] = ratio(self.absolute_residual, self.absolute_change)
+            numbers["helping_share"] = float(self.helping_share[-1])
+            numbers["hurting_share"] = float(self.hurting_share[-1])
+            if self.unresolved or self.rule.startswith("adaptive"):
+                numbers["unresolved"] = float(self.unresolved)
+            if self.undefined_events:
+                numbers["undefined_events"] = float(self.undefined_events)
+            if self.total_buffers:
+                numbers["buffers"] = self.total_buffers
+            numbers |= {f"layer/{name}": total for name, total in self.per_layer.items()}
+            numbers |= {f"class/{name}": total for name, total in self.per_class.items()}
+        if contrast and len(contrast["losses"]):
+            numbers[f"{other}/total"] = sum(contrast["totals"].values())
+            change = numbers[f"{other}/loss"] - contrast["initial_loss"]
+            numbers[f"{other}/relative_residual"] = ratio(abs(float(contrast["residuals"].sum())), abs(change))
+        return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
     def condensed(self) -> LossContributionResult:
         """What is kept of a result when the next one comes."""

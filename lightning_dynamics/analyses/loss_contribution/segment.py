@@ -62,7 +62,7 @@ class Segment:
     is_finite: bool = True
 
 
-def attributed(
+def attribute_segment(
     start: Point,
     end: Point,
     coordinates: Coordinates,
@@ -73,8 +73,6 @@ def attributed(
     known: Value | None,
     wanted: Sequence[bool],
     rule: Rule,
-    tolerance: float,
-    max_splits: int,
     examples: ExampleLosses | None,
 ) -> Segment:
     """Split the loss change from start to end; leaves the module anywhere.
@@ -91,9 +89,7 @@ def attributed(
         moved: the tensors that did.
         known: loss and gradient at the start, if they are known.
         wanted: the tensors that can contribute.
-        rule: see :func:`~lightning_dynamics.loss_contribution.estimator.attribute`, as the next two.
-        tolerance: likewise.
-        max_splits: likewise.
+        rule: of integration.
         examples: if contributions are to be split by example and class, too.
     """
     slopes: list[Tensor] = []
@@ -121,8 +117,6 @@ def attributed(
         {"all": start.coordinates},
         {"all": end.coordinates},
         rule=rule,
-        tolerance=tolerance,
-        max_splits=max_splits,
         at_start=(known.loss, {"all": known.gradient}),
     )
     by_example = None

@@ -16,9 +16,6 @@ from lightning_dynamics.core.layers import named_layers, select_layers
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import inputs_in, with_inputs
 
-NOISE = 0.15
-"""SmoothGrad's standard deviation, as a share of an example's range of values."""
-
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
@@ -41,12 +38,6 @@ def attribute(module: nn.Module, batch: Any, setup: Setup, *, seed: int, chosen:
     Examples do not influence each other in evaluation mode, so the gradient of the *sum* of their logits holds each
     one's own gradient.
 
-    - ``"gradient"``: at the example itself.
-    - ``"smoothgrad"``: mean over ``samples`` copies with Gaussian noise (Smilkov et al. 2017), of standard deviation
-      0.15 × (largest − smallest value of the example), the same noise at every event.
-    - ``"integrated_gradients"``: (x − 0) × mean of the gradients at ``samples`` midpoints of the straight way from 0 to
-      x (Sundararajan, Taly, Yan 2017, eq. 3).
-
     Args:
         module: isolated, in evaluation mode.
         batch: as ``training_step`` gets it.
@@ -57,7 +48,8 @@ def attribute(module: nn.Module, batch: Any, setup: Setup, *, seed: int, chosen:
     Raises:
         ConfigurationError: the gradient cannot be taken; the text names the argument and the fix.
     """
-    if setup.attribution == "gradient":
+    method = setup.attribution
+    if method == "gradient":
         return _gradient(module, batch, setup, lambda point: point, chosen)
     with torch.no_grad():
         logits, labels = predict(module, batch, setup)
@@ -67,24 +59,18 @@ def attribute(module: nn.Module, batch: Any, setup: Setup, *, seed: int, chosen:
     generator = torch.Generator().manual_seed(seed)
     total: Tensor | None = None
     point: Tensor | None = None
-    for number in range(setup.samples):
+    for number in range(method.samples):
 
         def moved(x: Tensor, number: int = number) -> Tensor:
             nonlocal point
             point = x
-            if setup.attribution == "integrated_gradients":
-                return x * ((number + 0.5) / setup.samples)
-            flat = x.reshape(len(x), -1)
-            size = NOISE * (flat.amax(1) - flat.amin(1)).reshape(-1, *[1] * (x.ndim - 1))
-            noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-            return x + size * noise.to(x)
+            return method.point(x, number, generator)
 
         gradient = _gradient(module, batch, setup, moved, chosen).gradient
         gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
         total = gradient if total is None else total + gradient
     assert total is not None and point is not None
-    mean = total / setup.samples
-    return Outcome(mean * point if setup.attribution == "integrated_gradients" else mean, logits, labels)
+    return Outcome(method.attribution(total / method.samples, point), logits, labels)
 
 
 def predict(module: nn.Module, batch: Any, setup: Setup) -> tuple[Tensor | None, Tensor | None]:

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from lightning_dynamics.analyses.callback import AnalysisCallback, Data, OnError
+from lightning_dynamics.analyses.arguments import Data, OnError
+from lightning_dynamics.analyses.callback import AnalysisCallback
 from lightning_dynamics.analyses.vog.arguments import check_words, describe, setup_of
 from lightning_dynamics.analyses.vog.attribution import check
 from lightning_dynamics.analyses.vog.estimator import Channel, Variant
-from lightning_dynamics.analyses.vog.figures import film, panels, scalars
-from lightning_dynamics.analyses.vog.outputs import Attribution, TargetFn
+from lightning_dynamics.analyses.vog.methods import IntegratedGradients, MethodName, SmoothGrad
+from lightning_dynamics.analyses.vog.outputs import TargetFn
 from lightning_dynamics.analyses.vog.record import Record
 from lightning_dynamics.analyses.vog.rendering import RenderFn, render, renderings
 from lightning_dynamics.analyses.vog.result import VoGResult, result_of
 from lightning_dynamics.analyses.vog.scoring import Measured, measure_minibatches
-from lightning_dynamics.analyses.vog.windows import Place, Plan, parse_windows
+from lightning_dynamics.analyses.vog.windows import Place, Plan, Window, parse_windows
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import PredictFn, function_named, inputs_in
 from lightning_dynamics.core.storage import Storage
-from lightning_dynamics.figures.result import Result
-from lightning_dynamics.panels import Panels
 
 
-class VoGCallback(AnalysisCallback):
+class VoGCallback(AnalysisCallback[VoGResult]):
     r"""Score every example by how much the gradient of its class logit varies over training: Variance of Gradients.
 
     C. Agarwal, D. D'souza, S. Hooker, "Estimating Example Difficulty using Variance of Gradients", CVPR 2022. At every
@@ -54,21 +52,21 @@ class VoGCallback(AnalysisCallback):
     =====================================  =========  ========================================================
 
     Cost of an event: one forward pass and one backward pass to the inputs (no gradients of weights) over the examples,
-    about three quarters of what training on as many takes; ``samples`` times as many passes with ``"smoothgrad"`` and
-    ``"integrated_gradients"``. Memory, however long the training: the examples, and with the default windows, in
+    about three quarters of what training on as many takes; ``samples`` times as many passes with SmoothGrad and
+    integrated gradients. Memory, however long the training: the examples, and with the default windows, in
     process zero, four float32 numbers per example and pixel (two per set of windows that events fall into), and during
     an event one more; for 10,000 images of 32 x 32, 160 + 40 MB. Above ``memory_limit`` they lie in files of the
     temporary folder. Checkpoints hold them too.
 
     Args:
-        data: ``"train"``, ``"val"``, a Dataset or a DataLoader. Errors say more on data that was not trained on; wrong
-            labels are found in the training set.
+        data: ``"train"``, ``"val"``, a Dataset or a DataLoader. Error rates say more on data that was not trained on;
+            wrong labels are found in the training set.
         num_examples: at most this many, chosen once by ``seed``; a number beyond the data set's size means all of it.
         batch_size: examples per pass; the scores do not depend on it, except through SmoothGrad's noise.
-        windows: name -> measure -> two ends: ``{"late": {"epochs": [10, None]}}``: from the first up to before the
-            second (None: no end), by ``"epochs"`` (from 0), ``"steps"``, ``"share"`` of the planned training, or
-            ``"accuracy"`` on the examples. By default ``early`` and ``late``: the first and the second half. ``"all"``
-            is always there.
+        windows: parts of training that are scored by themselves, by name:
+            ``{"late": vog.Window(epochs=(10, None))}``, or ``{"late": {"epochs": [10, None]}}`` for short; see
+            :class:`~lightning_dynamics.vog.Window`. By default ``early`` and ``late``: the first and the second half.
+            ``"all"`` is always there.
         target: ``"label"``; ``"prediction"``, the class predicted at each event, which needs no labels; or a function
             ``(output, targets) -> (N,)`` of one number per example, itself or as ``"package.module.function"``, for
             regression, detection, segmentation. (``"final_prediction"`` is known only at the end: see
@@ -76,24 +74,17 @@ class VoGCallback(AnalysisCallback):
         variant: ``"vog"``, ``"variance"`` or ``"literal"``.
         channel: ``"mean"`` or ``"none"``: whether colour channels are averaged first.
         ddof: 0 or 1.
-        attribution: ``"gradient"``, ``"smoothgrad"`` or ``"integrated_gradients"``.
-        samples: gradients per example of the latter two.
+        attribution: ``"gradient"``, ``"smoothgrad"``, ``"integrated_gradients"``, or, with settings of their own,
+            ``vog.SmoothGrad(samples=16, noise=0.15)`` and ``vog.IntegratedGradients(samples=16)``.
         with_respect_to: ``"input"``, or the name of a layer (a glob that matches one) whose output to differentiate by,
             for inputs without a gradient: an embedding.
-        every_n_epochs: analyse after every n-th epoch; None for never.
-        every_n_train_steps: analyse after every n-th training step; None for never.
-        at_start: analyse the untrained model too.
-        at_end: analyse when training ends.
         channels_last: lay out images with their channels innermost: faster convolutions on many machines.
         memory_limit: bytes that one set of per-pixel numbers may take in memory.
         memory_folder: for the files of larger ones; None for the system's temporary folder.
-        predict_fn: ``(module, batch) -> (logits, targets)``, itself or as ``"package.module.function"``.
         render_fn: what to show of an example: ``inputs -> (h, w, 3) uint8`` array or text; by default, inputs of one or
             three channels are shown as images.
         class_names: of the labels, from 0.
         seed: of the choice of examples, of frozen augmentation and of SmoothGrad's noise.
-        name: tells several of these apart in the loggers.
-        on_error: ``"warn"`` or ``"raise"``.
 
     Raises:
         ConfigurationError: before training: no logits of classes, labels out of range, no gradient path to the input,
@@ -105,20 +96,19 @@ class VoGCallback(AnalysisCallback):
     """
 
     group: ClassVar[str] = "vog"
-    result_type: ClassVar[type[Result]] = VoGResult
+    result_type: ClassVar[type[VoGResult]] = VoGResult
 
     def __init__(
         self,
         data: Data = "train",
         num_examples: int = 1000,
         batch_size: int = 128,
-        windows: dict[str, dict[str, list[float | None]]] | None = None,
+        windows: dict[str, Window | dict[str, list[float | None]]] | None = None,
         target: str | TargetFn = "label",
         variant: Variant = "vog",
         channel: Channel = "mean",
         ddof: int = 0,
-        attribution: Attribution = "gradient",
-        samples: int = 16,
+        attribution: MethodName | SmoothGrad | IntegratedGradients = "gradient",
         with_respect_to: str = "input",
         every_n_epochs: int | None = 1,
         every_n_train_steps: int | None = None,
@@ -135,35 +125,22 @@ class VoGCallback(AnalysisCallback):
         on_error: OnError = "warn",
     ) -> None:
         """Store and check the arguments."""
-        self._setup = setup_of(target, attribution, samples, with_respect_to, channels_last, predict_fn)
+        self._setup = setup_of(target, attribution, with_respect_to, channels_last, predict_fn)
         if target == "final_prediction":
             raise ConfigurationError(
                 "`target='final_prediction'` is known only when training has ended: use 'label' or 'prediction', or "
-                "score the checkpoints afterwards with `lightning_dynamics.analyses.vog.score_checkpoints`"
+                "score the checkpoints afterwards with `lightning_dynamics.vog.score_checkpoints`"
             )
         check_words(variant, channel, ddof)
         self._settings = describe(self._setup, variant, channel, ddof)
-        super().__init__(
-            data=data,
-            num_examples=num_examples,
-            batch_size=batch_size,
-            every_n_epochs=every_n_epochs,
-            every_n_train_steps=every_n_train_steps,
-            at_start=at_start,
-            at_end=at_end,
-            mode="eval",
-            seed=seed,
-            name=name,
-            on_error=on_error,
-            identity={**self._settings, "windows": windows},
-        )
         self.windows = parse_windows(windows)
+        named = {name: str(window) for name, window in self.windows.items()}
+        super().__init__(locals(), identity={**self._settings, "windows": named})
         self._asked_for_windows = windows is not None
         self.variant: Variant = variant
         self.channel: Channel = channel
         self.ddof = ddof
         self.class_names = list(class_names or ())
-        self._events = (every_n_epochs, every_n_train_steps, at_start, at_end)
         self._storage = Storage(memory_limit, memory_folder)
         self._render_fn: Any = function_named(render_fn, "render_fn")
 
@@ -178,7 +155,8 @@ class VoGCallback(AnalysisCallback):
                 "data set as `data`, or a new VoGCallback"
             )
         if not self.memory and not context.length.is_rehearsal:
-            plan = Plan(*self._events, context.length.steps, context.length.epoch_steps)
+            events = (self.every_n_epochs, self.every_n_train_steps, self.at_start, self.at_end)
+            plan = Plan(*events, context.length.steps, context.length.epoch_steps)
             plan.check(self.windows, self._asked_for_windows)
         self._record(context).resume()
         batch = context.probe.batch(0)
@@ -217,21 +195,3 @@ class VoGCallback(AnalysisCallback):
 
     def _record(self, context: Context) -> Record:
         return Record(self.memory, context.probe.batches, self.windows, self._storage, is_first=context.ranks.rank == 0)
-
-    # ---- how it looks --------------------------------------------------------------------------------------
-
-    def scalars(self, result: Result) -> dict[str, float]:
-        """See the class."""
-        assert isinstance(result, VoGResult)
-        return scalars(result)
-
-    def panels(self, result: Result) -> Panels:
-        """See the class."""
-        assert isinstance(result, VoGResult)
-        return panels(result, self.label)
-
-    def film(self, results: Sequence[Result]) -> Panels:
-        """All scores to take away, when training has ended."""
-        last = results[-1]
-        assert isinstance(last, VoGResult)
-        return film(last, self.label)

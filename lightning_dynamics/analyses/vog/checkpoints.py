@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -18,7 +18,8 @@ from lightning_dynamics.analyses.vog.arguments import check_words, describe, set
 from lightning_dynamics.analyses.vog.attribution import check, predict
 from lightning_dynamics.analyses.vog.dynamics import MEASURED, measure
 from lightning_dynamics.analyses.vog.estimator import Channel, Variant, per_pixel
-from lightning_dynamics.analyses.vog.outputs import Attribution, Setup, TargetFn
+from lightning_dynamics.analyses.vog.methods import IntegratedGradients, MethodName, SmoothGrad
+from lightning_dynamics.analyses.vog.outputs import Setup, TargetFn
 from lightning_dynamics.analyses.vog.record import Reading, Record
 from lightning_dynamics.analyses.vog.rendering import RenderFn, renderings
 from lightning_dynamics.analyses.vog.result import VoGResult, result_of
@@ -50,8 +51,7 @@ def score_checkpoints(
     variant: Variant = "vog",
     channel: Channel = "mean",
     ddof: int = 0,
-    attribution: Attribution = "gradient",
-    samples: int = 16,
+    attribution: MethodName | SmoothGrad | IntegratedGradients = "gradient",
     with_respect_to: str = "input",
     channels_last: bool = False,
     memory_limit: int = 2**28,
@@ -67,7 +67,7 @@ def score_checkpoints(
     checkpoints, so nothing grows with the data set.
 
     Cost: a forward pass and a backward pass to the inputs per example and checkpoint (``samples`` times as many with
-    ``"smoothgrad"`` and ``"integrated_gradients"``), one forward pass more with ``target="final_prediction"``; every
+    SmoothGrad and integrated gradients), one forward pass more with ``target="final_prediction"``; every
     checkpoint is read once, and once per group of examples. Memory: ``memory_limit`` and the module's weights twice.
 
     Args:
@@ -84,7 +84,6 @@ def score_checkpoints(
         channel: see there.
         ddof: see there.
         attribution: see there.
-        samples: see there.
         with_respect_to: see there.
         channels_last: see there.
         memory_limit: bytes for per-pixel numbers.
@@ -98,16 +97,16 @@ def score_checkpoints(
         ConfigurationError: fewer than two checkpoints (or in a window that was asked for), two of the same step, one
             that cannot be read or is of another architecture; whatever the callback complains about.
     """
-    setup = setup_of(target, attribution, samples, with_respect_to, channels_last, predict_fn)
+    setup = setup_of(target, attribution, with_respect_to, channels_last, predict_fn)
     check_words(variant, channel, ddof)
     spans = parse_windows(windows)
     render_with: Any = function_named(render_fn, "render_fn")
     stops = _in_order(checkpoints)
-    for window in spans if windows is not None else ():
+    for name, window in spans.items() if windows is not None else ():
         inside = sum(map(window.holds, (stop.place for stop in stops)))
         if window.measure != "accuracy" and inside < FEWEST_EVENTS:
             raise ConfigurationError(
-                f"`windows[{window.name!r}]` ({window}) holds {inside} of {len(stops)} checkpoints, and needs two: "
+                f"`windows[{name!r}]` ({window}) holds {inside} of {len(stops)} checkpoints, and needs two: "
                 "make it wider, or give more `checkpoints`"
             )
     count = sys.maxsize if num_examples is None else num_examples
@@ -162,7 +161,7 @@ class _Scorer:
         probe: Probe,
         setup: Setup,
         channel: Channel,
-        windows: Sequence[Window],
+        windows: Mapping[str, Window],
         storage: Storage,
         show_progress: bool,
     ) -> None:
@@ -176,7 +175,7 @@ class _Scorer:
             outcome = check(self.module, self.probe.batch(0).data, self.setup)
             pixels = per_pixel(outcome.gradient, self.channel)
         groups = self._groups(pixels.shape[1] * max(4, pixels.element_size()))
-        if len(groups) > 1 and any(window.measure == "accuracy" for window in self.windows):
+        if len(groups) > 1 and any(window.measure == "accuracy" for window in self.windows.values()):
             accuracies = self._accuracies(groups, stops)
             stops = [
                 replace(stop, place=replace(stop.place, accuracy=accuracy))
@@ -193,7 +192,7 @@ class _Scorer:
                 record = Record({}, group.batches, self.windows, self.storage)
                 chosen = self._final_predictions(group, stops[-1])
             with self._at(stop):
-                context = self._occasion(group, stop)
+                context = self._context(group, stop)
                 measured = measure_minibatches(context, self.setup, self.channel, self.storage, chosen)
             record.add(measured, stop.place, Ranks())
             if stop is stops[-1]:
@@ -221,7 +220,7 @@ class _Scorer:
             with at_checkpoint(self.module, stop.path, argument="checkpoints"):
                 yield
 
-    def _occasion(self, probe: Probe, stop: _Stop) -> Context:
+    def _context(self, probe: Probe, stop: _Stop) -> Context:
         return Context(self.module, probe, Ranks(), Moment("epoch", stop.place.epoch, stop.place.step))
 
     def _accuracies(self, groups: Sequence[Probe], stops: Sequence[_Stop]) -> list[float]:
@@ -230,7 +229,7 @@ class _Scorer:
         for group in groups:
             for found, stop in zip(right, stops, strict=True):
                 with self._at(stop):
-                    for batch in self._occasion(group, stop).batches():
+                    for batch in self._context(group, stop).batches():
                         logits, labels = predict(self.module, batch.data, self.setup)
                         if logits is not None and labels is not None:
                             found.append(measure(logits.cpu(), labels.cpu())[:, MEASURED.index("correct")])
@@ -243,7 +242,7 @@ class _Scorer:
             return None
         predictions = []
         with self._at(last):
-            for batch in self._occasion(probe, last).batches():
+            for batch in self._context(probe, last).batches():
                 logits, _ = predict(self.module, batch.data, self.setup)
                 assert logits is not None
                 predictions.append(logits.argmax(1))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,13 @@ from lightning_dynamics.analyses.vog.estimator import rank_correlation
 from lightning_dynamics.analyses.vog.result import VoGResult
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.figures import bars, heat_map
-from lightning_dynamics.panels import Panels, Picture, Scalar, Table
-from lightning_dynamics.panels.values import Panel
-from lightning_dynamics.publishing import Event, publish
+from lightning_dynamics.figures.result import Pictures, Result, pictures, tables
+from lightning_dynamics.panels import Picture, Table
+from lightning_dynamics.publishing import publish_result
 
 
 @dataclass(frozen=True, eq=False)
-class RunComparison:
+class RunComparison(Result):
     """Rank correlations of scores between runs.
 
     Args:
@@ -41,48 +42,68 @@ class RunComparison:
         matrix = self.correlations[score]
         return float(matrix[~torch.eye(len(matrix), dtype=torch.bool)].nanmean())
 
-    def panels(self, label: str = "vog/runs") -> Panels:
-        """A map per score, bars of the means, and all numbers as a table."""
-        footer = (
-            f"Spearman's rank correlation over the {self.num_examples} examples that all {len(self.names)} runs scored"
-        )
-        shown: dict[str, Panel] = {}
-        for score, matrix in self.correlations.items():
-            image = heat_map(
-                matrix.numpy(),
-                x_labels=self.names,
-                y_labels=self.names,
-                title=f"Do runs agree? {score}",
-                footer=f"{footer}; mean of two different runs {self.mean(score):.3f}",
-                colorbar_label="rank correlation",
-            )
-            shown[f"{label}/{score}"] = Picture(image, f"rank correlation of {score} between runs; {footer}")
-        means = [self.mean(score) for score in self.correlations]
-        image = bars(
-            np.array(means),
-            labels=list(self.correlations),
-            names=["mean of two different runs"],
-            title="How far runs agree, by score",
-            footer=footer,
-            x_title="mean rank correlation of two different runs",
-            limits=(min(0.0, *means), 1.0) if all(map(math.isfinite, means)) else (0.0, 1.0),
-            colours=["#0072b2"],
-        )
-        shown[f"{label}/agreement"] = Picture(image, footer)
-        rows = [
-            (score, a, b, float(matrix[i, j]))
-            for score, matrix in self.correlations.items()
-            for i, a in enumerate(self.names)
-            for j, b in enumerate(self.names)
-            if i < j
-        ]
-        shown[f"{label}/values"] = Table(("score", "run", "other run", "rank correlation"), rows, footer)
-        return shown | {f"{label}/mean/{s}": Scalar(mean) for s, mean in zip(self.correlations, means, strict=True)}
+    def scalars(self) -> dict[str, float]:
+        """Of each score, the mean correlation of two different runs."""
+        means = {f"mean/{score}": self.mean(score) for score in self.correlations}
+        return {name: mean for name, mean in means.items() if math.isfinite(mean)}
 
     def publish(self, loggers: Any, label: str = "vog/runs") -> None:
-        """Show it in one or several loggers, of W&B, TensorBoard or a local report."""
-        many = loggers if isinstance(loggers, Iterable) else [loggers]
-        publish(many, Event(label, 0, self.step, self.panels(label)))
+        """Show it in one or several loggers: W&B, TensorBoard, a local report."""
+        publish_result(loggers, self, label, step=self.step)
+
+
+@pictures.register
+def _pictures(comparison: RunComparison) -> Pictures:
+    """A map per score, and bars of the means."""
+    drawn: dict[str, Callable[[], Picture]] = {
+        score: partial(_map, comparison, score) for score in comparison.correlations
+    }
+    return drawn | {"agreement": lambda: _agreement(comparison)}
+
+
+@tables.register
+def _tables(comparison: RunComparison) -> dict[str, Table]:
+    rows = [
+        (score, a, b, float(matrix[i, j]))
+        for score, matrix in comparison.correlations.items()
+        for i, a in enumerate(comparison.names)
+        for j, b in enumerate(comparison.names)
+        if i < j
+    ]
+    return {"values": Table(("score", "run", "other run", "rank correlation"), rows, _basis(comparison))}
+
+
+def _map(comparison: RunComparison, score: str) -> Picture:
+    image = heat_map(
+        comparison.correlations[score].numpy(),
+        x_labels=comparison.names,
+        y_labels=comparison.names,
+        title=f"Do runs agree? {score}",
+        footer=f"{_basis(comparison)}; mean of two different runs {comparison.mean(score):.3f}",
+        colorbar_label="rank correlation",
+    )
+    return Picture(image, f"rank correlation of {score} between runs; {_basis(comparison)}")
+
+
+def _agreement(comparison: RunComparison) -> Picture:
+    means = [comparison.mean(score) for score in comparison.correlations]
+    image = bars(
+        np.array(means),
+        labels=list(comparison.correlations),
+        names=["mean of two different runs"],
+        title="How far runs agree, by score",
+        footer=_basis(comparison),
+        x_title="mean rank correlation of two different runs",
+        limits=(min(0.0, *means), 1.0) if all(map(math.isfinite, means)) else (0.0, 1.0),
+        colours=["#0072b2"],
+    )
+    return Picture(image, _basis(comparison))
+
+
+def _basis(comparison: RunComparison) -> str:
+    """What the numbers rest on."""
+    count, runs = comparison.num_examples, len(comparison.names)
+    return f"Spearman's rank correlation over the {count} examples that all {runs} runs scored"
 
 
 def compare_runs(

@@ -3,75 +3,67 @@
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from lightning_dynamics.analyses.vog import pictures
-from lightning_dynamics.analyses.vog.estimator import error_by_percentile
 from lightning_dynamics.analyses.vog.result import VoGResult
 from lightning_dynamics.analyses.vog.windows import ALL, FEWEST_EVENTS
 from lightning_dynamics.analyses.vog.wording import basis, caption, class_name, moment
 from lightning_dynamics.figures.pages import SCATTER_HEIGHT, scatter_page
-from lightning_dynamics.panels import Download, Page, Panels, Picture, Table
-from lightning_dynamics.panels.values import Cell, Panel
+from lightning_dynamics.figures.result import Pictures, closing_panels, tables
+from lightning_dynamics.figures.result import pictures as looks
+from lightning_dynamics.panels import Download, Page, Panel, Picture, Table
+from lightning_dynamics.panels.values import Cell
 
 MOST_POINTS = 5000
 """Points of the page."""
 MOST_ROWS = 1000
 """Rows of the table; the files hold all examples."""
-_LONGEST_NAME = 150  # bytes of a file's
 
 
-def panels(result: VoGResult, label: str) -> Panels:
-    """Pictures and table of one event, under keys ``{label}/…``; nothing before the second event.
-
-    A window's examples are drawn at its own events: later they do not change.
-    """
-    windows = [window for window, told in result.windows.items() if told["events"] >= FEWEST_EVENTS]
-    if not windows or not len(result.indices):
+@looks.register
+def _pictures(result: VoGResult) -> Pictures:
+    """Nothing before the second event. A window's examples are drawn at its own events: later they do not change."""
+    windows = _windows(result)
+    if not windows:
         return {}
-    shown: dict[str, Panel] = {}
+    drawn: dict[str, Callable[[], Picture]] = {}
     if "images" in result.shown:
         current = [window for window in windows if result.windows[window]["last_step"] == result.step]
-        shown |= {f"examples/{window}": pictures.examples(result, window) for window in current}
+        drawn |= {f"examples/{window}": partial(pictures.examples, result, window) for window in current}
     normalized = [window for window in windows if result.class_normalized[window].isfinite().any()]
     if normalized and result.predictions.max() >= 0 and result.labels.max() >= 0:
-        shown["error_by_percentile"] = pictures.error_rates(result, normalized)
-    shown["histogram"] = pictures.histogram_of(result, windows)
+        drawn["error_by_percentile"] = lambda: pictures.error_rates(result, normalized)
+    drawn["histogram"] = lambda: pictures.histogram_of(result, windows)
     if result.classes.max() >= 0 and any(result.scores[window].isfinite().any() for window in windows):
-        shown["classes"] = pictures.classes(result, windows)
+        drawn["classes"] = lambda: pictures.classes(result, windows)
     if result.confidence.isfinite().any():
-        shown["data_map"] = pictures.data_map(result)
-    shown["values"] = values(result)
-    return {f"{label}/{name}": panel for name, panel in shown.items()}
+        drawn["data_map"] = lambda: pictures.data_map(result)
+    return drawn
 
 
-def scalars(result: VoGResult) -> dict[str, float]:
-    """The event's numbers, by key without label."""
-    numbers = {"accuracy": result.accuracy, "undefined": float(result.undefined)}
-    if not result.forgetting.isnan().all():
-        numbers["never_learned"] = float(result.forgetting.isinf().double().mean())
-    for window, scores in result.scores.items():
-        numbers[f"mean/{window}"] = float(scores.nanmean())
-        wrong = result.window_predictions[window] != result.labels
-        if result.predictions.max() >= 0 and result.labels.max() >= 0:
-            rates = error_by_percentile(result.class_normalized[window], wrong)
-            numbers[f"error_of_easiest/{window}"] = float(rates[0])
-            numbers[f"error_of_hardest/{window}"] = float(rates[-1])
-    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+@tables.register
+def _tables(result: VoGResult) -> dict[str, Table]:
+    return {"values": values(result)} if _windows(result) else {}
 
 
-def film(result: VoGResult, label: str) -> Panels:
-    """When training has ended: a page to explore, and all scores of all examples, to filter a data set with."""
-    if not len(result.indices):
+@closing_panels.register
+def _closing_panels(last: VoGResult, results: Sequence[VoGResult]) -> dict[str, Callable[[], Panel]]:
+    """A page to explore, and all scores of all examples, to filter a data set with."""
+    if not len(last.indices):
         return {}
-    shown: dict[str, Panel] = {"map": explore(result)} if _informative(result) else {}
-    name = re.sub(r"[^\w.-]+", "_", label).encode()[:_LONGEST_NAME].decode(errors="ignore")
-    files = {f"{name}_scores.csv": result.csv(), f"{name}_scores.npz": result.npz()}
-    shown["scores"] = Download(files, caption(result, "all scores, one row per example, by data set index"))
-    return {f"{label}/{name}": panel for name, panel in shown.items()}
+    shown: dict[str, Callable[[], Panel]] = {"map": lambda: explore(last)} if _informative(last) else {}
+    return shown | {"scores": lambda: scores(last)}
+
+
+def scores(result: VoGResult) -> Download:
+    """Every score of every example."""
+    files = {"vog_scores.csv": result.csv(), "vog_scores.npz": result.npz()}
+    return Download(files, caption(result, "all scores, one row per example, by data set index"))
 
 
 def explore(result: VoGResult) -> Page:
@@ -107,11 +99,11 @@ def explore(result: VoGResult) -> Page:
 
 def values(result: VoGResult) -> Table:
     """The hardest and the easiest examples by normalised VoG, with all their scores."""
-    scores, what = result.class_normalized[ALL], "examples by normalised VoG, hardest first"
-    if not scores.isfinite().any():
-        scores, what = result.scores[ALL], "examples by VoG, hardest first"
-    order = scores.nan_to_num(nan=-math.inf).argsort(descending=True, stable=True)
-    known = order[scores[order].isfinite()]
+    by, what = result.class_normalized[ALL], "examples by normalised VoG, hardest first"
+    if not by.isfinite().any():
+        by, what = result.scores[ALL], "examples by VoG, hardest first"
+    order = by.nan_to_num(nan=-math.inf).argsort(descending=True, stable=True)
+    known = order[by[order].isfinite()]
     if len(known) > MOST_ROWS:
         order = torch.cat([known[: MOST_ROWS // 2], known[-MOST_ROWS // 2 :]])
         what += f", the {MOST_ROWS // 2} hardest and the {MOST_ROWS // 2} easiest (the files hold all)"
@@ -131,6 +123,13 @@ def values(result: VoGResult) -> Table:
         rows.append(cells + [number if math.isfinite(number) else None for number in numbers])
     kind = ["image" if "images" in result.shown else "text"] if seen else []
     return Table(["index", *kind, *classes, *names], rows, caption(result, what))
+
+
+def _windows(result: VoGResult) -> list[str]:
+    """Those with enough events for a score; none if the result holds no examples any more."""
+    if not len(result.indices):
+        return []
+    return [window for window, told in result.windows.items() if told["events"] >= FEWEST_EVENTS]
 
 
 def _seen(result: VoGResult) -> dict[int, Picture | str]:

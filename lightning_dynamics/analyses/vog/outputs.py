@@ -9,14 +9,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from lightning_dynamics.analyses.vog.methods import Attribution
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import PredictFn, first_tensor, forward, targets_in
 
-Attribution = Literal["gradient", "smoothgrad", "integrated_gradients"]
 Target = Literal["label", "prediction", "final_prediction"]
 TargetFn = Callable[[Any, Any], Tensor]
 
-ATTRIBUTIONS: tuple[Attribution, ...] = get_args(Attribution)
 TARGETS: tuple[Target, ...] = get_args(Target)
 
 
@@ -26,8 +25,7 @@ class Setup:
 
     Args:
         target: ``"label"``, ``"prediction"``, ``"final_prediction"``, or a function ``(output, targets) -> (N,)``.
-        attribution: see :func:`attribute`.
-        samples: of ``"smoothgrad"`` and ``"integrated_gradients"``.
+        attribution: at which points.
         with_respect_to: ``"input"``, or the name of one layer, whose output is meant.
         channels_last: lay out images with their channels innermost: faster convolutions on many machines.
         predict_fn: ``(module, batch) -> (logits, targets)``.
@@ -35,7 +33,6 @@ class Setup:
 
     target: Target | TargetFn = "label"
     attribution: Attribution = "gradient"
-    samples: int = 16
     with_respect_to: str = "input"
     channels_last: bool = False
     predict_fn: PredictFn | None = None

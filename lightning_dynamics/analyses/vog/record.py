@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -69,7 +69,7 @@ class Record:
     Args:
         memory: tensors and plain values, updated in place; empty at first.
         minibatches: the probe's, as data set indices.
-        windows: beside ``"all"``.
+        windows: by name, beside ``"all"``.
         storage: where per-pixel moments lie.
         is_first: whether this is process zero.
     """
@@ -78,7 +78,7 @@ class Record:
         self,
         memory: dict[str, Any],
         minibatches: Sequence[Sequence[int]],
-        windows: Sequence[Window],
+        windows: Mapping[str, Window],
         storage: Storage,
         is_first: bool = True,
     ) -> None:
@@ -90,7 +90,7 @@ class Record:
         self._lengths = [len(batch) for batch in minibatches]
         self._examples = sum(self._lengths)
         if not memory:
-            names = (ALL, *(window.name for window in windows))
+            names = (ALL, *windows)
             memory |= {
                 "examples": [list(batch) for batch in minibatches],
                 "patterns": {},
@@ -125,7 +125,7 @@ class Record:
         labels, predictions = self._everywhere(classes, ranks, columns=2, dtype=torch.int64).unbind(1)
         if math.isnan(place.accuracy):
             place = replace(place, accuracy=float(dynamics[:, _CORRECT].nanmean()))
-        inside = [window.holds(place) for window in self.windows]
+        inside = [window.holds(place) for window in self.windows.values()]
         pattern = sum(2**i for i, holds in enumerate(inside) if holds)
 
         sizes, dtypes = self._layout(measured, ranks)
@@ -202,7 +202,7 @@ class Record:
         """The patterns that a window is merged from."""
         if window == ALL:
             return list(self.memory["patterns"])
-        bit = [one.name for one in self.windows].index(window)
+        bit = list(self.windows).index(window)
         return [pattern for pattern in self.memory["patterns"] if pattern >> bit & 1]
 
     def events(self) -> dict[str, dict[str, int]]:

@@ -9,17 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_dynamics.analyses.vog.estimator import normalize_per_class
+from lightning_dynamics.analyses.result import AnalysisResult
+from lightning_dynamics.analyses.vog.estimator import error_by_percentile, normalize_per_class
 from lightning_dynamics.analyses.vog.record import Reading
 from lightning_dynamics.analyses.vog.windows import ALL
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.figures.result import Result
 
 EASY_IF_HIGH = ("aum", "confidence", "correctness")
 """Scores that are high for easy examples; all others are high for hard ones."""
@@ -28,8 +28,25 @@ DYNAMICS = ("aum", "el2n", "confidence", "variability", "correctness", "loss", "
 """What :attr:`VoGResult.dynamics` holds of every window."""
 
 
+class _OverAllEvents:
+    """One of the dynamics over all events, as an attribute of the result."""
+
+    def __init__(self, doc: str) -> None:
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, result: None, owner: type) -> _OverAllEvents: ...
+    @overload
+    def __get__(self, result: VoGResult, owner: type) -> Tensor: ...
+    def __get__(self, result: VoGResult | None, owner: type) -> Tensor | _OverAllEvents:
+        return self if result is None else result.dynamics[ALL][self._name]
+
+
 @dataclass(frozen=True, eq=False)
-class VoGResult(Result):
+class VoGResult(AnalysisResult):
     """Scores of examples, joined by their index in the data set.
 
     All tensors of shape ``(N,)`` are in the same order, by rising index. The results that a callback keeps of earlier
@@ -79,30 +96,13 @@ class VoGResult(Result):
 
     # ---- the scores that people use beside VoG, over all events ----------------------------------------------
 
-    @property
-    def aum(self) -> Tensor:
-        """``(N,)``: area under the margin; low for wrong labels."""
-        return self.dynamics[ALL]["aum"]
-
-    @property
-    def el2n(self) -> Tensor:
-        """``(N,)``: norm of the error vector, mean over events; of the first ones: ``dynamics["early"]["el2n"]``."""
-        return self.dynamics[ALL]["el2n"]
-
-    @property
-    def confidence(self) -> Tensor:
-        """``(N,)``: mean probability of the label."""
-        return self.dynamics[ALL]["confidence"]
-
-    @property
-    def variability(self) -> Tensor:
-        """``(N,)``: standard deviation of the label's probability."""
-        return self.dynamics[ALL]["variability"]
-
-    @property
-    def correctness(self) -> Tensor:
-        """``(N,)``: share of events in which the prediction is the label."""
-        return self.dynamics[ALL]["correctness"]
+    aum = _OverAllEvents("``(N,)``: area under the margin; low for wrong labels.")
+    el2n = _OverAllEvents(
+        "``(N,)``: norm of the error vector, mean over events; of the first ones: ``dynamics['early']['el2n']``."
+    )
+    confidence = _OverAllEvents("``(N,)``: mean probability of the label.")
+    variability = _OverAllEvents("``(N,)``: standard deviation of the label's probability.")
+    correctness = _OverAllEvents("``(N,)``: share of events in which the prediction is the label.")
 
     @property
     def classes(self) -> Tensor:
@@ -115,6 +115,20 @@ class VoGResult(Result):
         normalized = self.class_normalized.get(ALL, torch.empty(0))
         classes = self.classes
         return sum(bool(normalized[classes == one].isnan().all()) for one in classes.unique())
+
+    def scalars(self) -> dict[str, float]:
+        """Accuracy, and of each window the mean score and the error rates of the easiest and the hardest tenth."""
+        numbers = {"accuracy": self.accuracy, "undefined": float(self.undefined)}
+        if not self.forgetting.isnan().all():
+            numbers["never_learned"] = float(self.forgetting.isinf().double().mean())
+        for window, scores in self.scores.items():
+            numbers[f"mean/{window}"] = float(scores.nanmean())
+            wrong = self.window_predictions[window] != self.labels
+            if self.predictions.max() >= 0 and self.labels.max() >= 0:
+                rates = error_by_percentile(self.class_normalized[window], wrong)
+                numbers[f"error_of_easiest/{window}"] = float(rates[0])
+                numbers[f"error_of_hardest/{window}"] = float(rates[-1])
+        return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
     # ---- using them ----------------------------------------------------------------------------------------
 

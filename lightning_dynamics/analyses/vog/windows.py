@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 from lightning_dynamics.core.lightning import ConfigurationError
 
 Measure = Literal["share", "epochs", "steps", "accuracy"]
-WindowSpecs = Mapping[str, Mapping[str, Sequence[float | None]]]
+Ends = tuple[float | None, float | None]
 
 ALL = "all"
 FEWEST_EVENTS = 2
-DEFAULT: WindowSpecs = {"early": {"share": [0, 0.5]}, "late": {"share": [0.5, None]}}
 _MOST_LISTED = 100_000
 
 
@@ -44,71 +43,87 @@ class Place:
 
 @dataclass(frozen=True)
 class Window:
-    """Events from ``first`` to before ``end``, by one measure.
+    """The events from one point of training up to before another: ``Window(epochs=(10, None))``.
+
+    Exactly one of the four is given, as two ends: the first is inside, the second is not. None is an open end.
 
     Args:
-        name: of the window.
-        measure: ``"share"`` of the planned training, ``"epochs"`` (from 0), ``"steps"``, ``"accuracy"``.
-        first: the lower end, itself inside.
-        end: the upper end, itself outside; infinity for none.
+        epochs: from 0.
+        steps: training batches that have stepped.
+        share: of the planned training, from 0 to 1.
+        accuracy: of the model on the examples, from 0 to 1.
     """
 
-    name: str
-    measure: Measure
-    first: float
-    end: float
+    epochs: Ends | None = None
+    steps: Ends | None = None
+    share: Ends | None = None
+    accuracy: Ends | None = None
+
+    @property
+    def measure(self) -> Measure:
+        """Which of the four it goes by."""
+        return next(name for name in get_args(Measure) if getattr(self, name) is not None)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Both ends: 0 and infinity where they are open."""
+        first, end = getattr(self, self.measure)
+        return max(0.0, float(first or 0)), math.inf if end is None else float(end)
 
     def holds(self, place: Place) -> bool:
         """Whether the event is in the window."""
-        return self.first <= place.along(self.measure) < self.end
+        first, end = self.limits
+        return first <= place.along(self.measure) < end
 
     def __str__(self) -> str:
         """As the panels say it."""
         first, end = (f"{100 * x:g} %" if self.measure in ("share", "accuracy") else f"{x:g}" for x in self.limits)
-        what = {"share": "training", "accuracy": "accuracy", "epochs": "epochs", "steps": "steps"}[self.measure]
-        return f"{what} from {first}" + (f" to before {end}" if math.isfinite(self.end) else "")
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """Both ends."""
-        return self.first, self.end
+        what = "training" if self.measure == "share" else self.measure
+        return f"{what} from {first}" + (f" to before {end}" if math.isfinite(self.limits[1]) else "")
 
 
-def parse_windows(specs: WindowSpecs | None) -> tuple[Window, ...]:
-    """What the user writes, e.g. ``{"late": {"epochs": [10, None]}}``; None for the first and the second half.
+WindowSpecs = Mapping[str, Window | Mapping[str, Sequence[float | None]]]
+DEFAULT: WindowSpecs = {"early": Window(share=(0, 0.5)), "late": Window(share=(0.5, None))}
+
+
+def parse_windows(specs: WindowSpecs | None) -> dict[str, Window]:
+    """Windows by name; each is a value, or as ``{"epochs": [10, None]}``. None for the first and the second half.
 
     Raises:
         ConfigurationError: names, measures or ends that mean nothing.
     """
     specs = DEFAULT if specs is None else specs
     if not isinstance(specs, Mapping):
-        raise ConfigurationError(f"`windows` must be as `{{'late': {{'epochs': [10, None]}}}}`; got {specs!r}")
-    windows = []
-    for name, spec in specs.items():
-        example = f"`windows={{{name!r}: {{'epochs': [0, 5]}}}}`"
-        if not isinstance(name, str) or not name or name == ALL or "/" in name:
-            raise ConfigurationError(
-                f"`windows` has a window {name!r}: a name is any text without '/', and {ALL!r} is always there"
-            )
-        if not isinstance(spec, Mapping) or len(spec) != 1 or next(iter(spec)) not in get_args(Measure):
-            raise ConfigurationError(
-                f"`windows[{name!r}]` must be one of {', '.join(get_args(Measure))} with its two ends, as in "
-                f"{example}; got {spec!r}"
-            )
-        ((measure, ends),) = spec.items()
-        if isinstance(ends, str) or not isinstance(ends, Sequence) or len(ends) != 2:
-            raise ConfigurationError(f"`windows[{name!r}]` needs two ends, the second may be None: {example}")
-        first, end = -math.inf if ends[0] is None else ends[0], math.inf if ends[1] is None else ends[1]
-        numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (first, end))
-        if not numbers or not max(first, 0) < end:
-            raise ConfigurationError(
-                f"`windows[{name!r}]={dict(spec)!r}`: from the first number up to before the second, so the second "
-                "must be larger"
-            )
-        if measure in ("share", "accuracy") and first > 1:
-            raise ConfigurationError(f"`windows[{name!r}]={dict(spec)!r}`: {measure} is from 0 to 1, not in percent")
-        windows.append(Window(name, cast(Measure, measure), max(0.0, float(first)), float(end)))
-    return tuple(windows)
+        raise ConfigurationError(
+            "`windows` must give names to windows, as `{'late': Window(epochs=(10, None))}` or "
+            f"`{{'late': {{'epochs': [10, None]}}}}`; got {specs!r}"
+        )
+    return {name: _checked(name, spec) for name, spec in specs.items()}
+
+
+def _checked(name: Any, spec: Any) -> Window:
+    argument, example = f"`windows[{name!r}]`", f"`windows={{{name!r}: {{'epochs': [0, 5]}}}}`"
+    if not isinstance(name, str) or not name or name == ALL or "/" in name:
+        raise ConfigurationError(
+            f"`windows` has a window {name!r}: a name is any text without '/', and {ALL!r} is always there"
+        )
+    given = vars(spec) if isinstance(spec, Window) else spec
+    given = {key: ends for key, ends in given.items() if ends is not None} if isinstance(given, Mapping) else {}
+    if len(given) != 1 or next(iter(given)) not in get_args(Measure):
+        raise ConfigurationError(
+            f"{argument} must be one of {', '.join(get_args(Measure))} with its two ends, as in {example}; got {spec!r}"
+        )
+    ((measure, ends),) = given.items()
+    if isinstance(ends, str) or not isinstance(ends, Sequence) or len(ends) != 2:
+        raise ConfigurationError(f"{argument} needs two ends, the second may be None: {example}")
+    first, end = -math.inf if ends[0] is None else ends[0], math.inf if ends[1] is None else ends[1]
+    told = f"`windows[{name!r}]={given!r}`"
+    numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (first, end))
+    if not numbers or not max(first, 0) < end:
+        raise ConfigurationError(f"{told}: from the first number up to before the second, so the second must be larger")
+    if measure in ("share", "accuracy") and first > 1:
+        raise ConfigurationError(f"{told}: {measure} is from 0 to 1, not in percent")
+    return Window(**{measure: (ends[0], ends[1])})
 
 
 @dataclass(frozen=True)
@@ -131,7 +146,7 @@ class Plan:
     steps: int | None
     epoch_steps: int | None
 
-    def check(self, windows: Sequence[Window], asked_for: bool) -> None:
+    def check(self, windows: Mapping[str, Window], asked_for: bool) -> None:
         """Whether there will be enough events.
 
         Args:
@@ -141,11 +156,11 @@ class Plan:
         Raises:
             ConfigurationError: fewer than two events, or none of a window the user asked for can be placed.
         """
-        relative = next((window for window in windows if window.measure == "share"), None)
+        relative = next((name for name, window in windows.items() if window.measure == "share"), None)
         if self.steps is None:
             if relative is not None and asked_for:
                 raise ConfigurationError(
-                    f"`windows[{relative.name!r}]` is a share of a training whose length is not known: set the "
+                    f"`windows[{relative!r}]` is a share of a training whose length is not known: set the "
                     "Trainer's `max_epochs` or `max_steps`, or give the window in epochs or steps"
                 )
             return
@@ -162,11 +177,11 @@ class Plan:
                 f"vary: set `every_n_train_steps` ({max(1, self.steps // 10)}, say), a smaller `every_n_epochs`, or "
                 "`at_start=True`, or train longer; three events are enough"
             )
-        for window in windows if asked_for else ():
+        for name, window in windows.items() if asked_for else ():
             inside = sum(map(window.holds, places))
             if window.measure != "accuracy" and inside < FEWEST_EVENTS:
                 raise ConfigurationError(
-                    f"`windows[{window.name!r}]` ({window}) would hold {inside} of {len(places)} events, and needs two:"
+                    f"`windows[{name!r}]` ({window}) would hold {inside} of {len(places)} events, and needs two:"
                     " make it wider, or set `every_n_epochs` or `every_n_train_steps` smaller"
                 )
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_dynamics import LossContributionCallback
+from lightning_dynamics.analyses.loss_contribution import Adaptive
 from lightning_dynamics.core.context import Context
-from lightning_dynamics.figures.result import Result
-from lightning_dynamics.panels import Panels
+from lightning_dynamics.core.schedule import Never
 from tests.house import training
 
 Point = dict[str, Tensor]
@@ -132,18 +132,16 @@ class Watched(LossContributionCallback):
 
     probe_batches: list[Any]
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.shows, self.leaves_out = Never(), frozenset({"film"})
+
     def prepare(self, context: Context) -> None:
         super().prepare(context)
         probes = [p for p in (context.probe, context.second_probe) if p is not None]
         self.indices = [index for batch in context.probe.batches for index in batch]
         self.all_batches = [[probe.batch(n).data for n in range(len(probe.batches))] for probe in probes]
         self.probe_batches = self.all_batches[0]
-
-    def panels(self, result: Result) -> Panels:
-        return {}
-
-    def film(self, results: list[Any]) -> Panels:
-        return {}
 
 
 def callback(**options: Any) -> Watched:
@@ -152,7 +150,7 @@ def callback(**options: Any) -> Watched:
     return Watched(**settings | options)
 
 
-EXACT = {"rule": "adaptive", "tolerance": 1e-12, "max_splits": 256}
+EXACT = {"rule": Adaptive(tolerance=1e-12, max_splits=256)}
 """Options for an integration as good as any."""
 
 

@@ -1,4 +1,4 @@
-"""Batch normalisation along the path: whose statistics, and that the books close with each."""
+"""Batch normalisation along the path: whose statistics, and that everything adds up with each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_dynamics.analyses.loss_contribution import Adaptive
 from lightning_dynamics.analyses.loss_contribution import batchnorm as B
 from lightning_dynamics.core.lightning import ConfigurationError
 from tests.analyses.loss_contribution import reference as R
@@ -20,7 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),  # dynamo's own
 ]
-EXACT: dict[str, Any] = {**R.EXACT, "tolerance": 1e-11}
+EXACT: dict[str, Any] = {"rule": Adaptive(tolerance=1e-11, max_splits=256)}
 MOMENTUM: Any = lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)  # noqa: E731
 
 
@@ -107,7 +108,7 @@ def loss_by_running_statistics(task: R.Task, batches: Any) -> R.Loss:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_attributed_statistics_close_the_books(tmp_path: Path, kind: str) -> None:
+def test_with_attributed_statistics_everything_adds_up(tmp_path: Path, kind: str) -> None:
     watched, spy, task = run(tmp_path, net(kind), batchnorm="attributed", **EXACT)
     result = watched.last_result
     loss, points = loss_by_running_statistics(task, watched.probe_batches), plain(spy.everything)
@@ -293,7 +294,7 @@ def test_names() -> None:
 
 
 def test_other_buffers_are_a_line_of_their_own(tmp_path: Path) -> None:
-    """A buffer that moves beside the parameters, whatever it is: the books close."""
+    """A buffer that moves beside the parameters, whatever it is: everything adds up."""
 
     class Scaled(R.Task):
         def __init__(self, *args: Any) -> None:

@@ -253,7 +253,7 @@ def test_per_parameter_can_be_left_out(tmp_path: Any) -> None:
         assert getattr(a.last_result, name) == getattr(b.last_result, name)
     assert all(math.isnan(rate) for rate in b.last_result.flip_rate.values())
     size = sum(t.numel() for t in R.mlp().parameters())
-    assert not [t for t in b.memory["ledgers"][0].values() if isinstance(t, Tensor) and t.shape == (size,)]
+    assert not [t for t in b.memory["accumulators"][0].values() if isinstance(t, Tensor) and t.shape == (size,)]
 
 
 def test_second_data_is_a_second_callback(tmp_path: Any) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lightning_dynamics.analyses.loss_contribution import Adaptive
 from lightning_dynamics.core.lightning import ConfigurationError
 from tests.analyses.loss_contribution import reference as R
 
@@ -75,7 +76,7 @@ def test_both_ways_against_a_backward_pass_per_example(tmp_path: Path, layers: i
 @pytest.mark.parametrize("layers", [2, 5])
 def test_many_nodes(tmp_path: Path, layers: int) -> None:
     watched, module = (
-        R.callback(per_class=True, **(R.EXACT | {"tolerance": 1e-9})),
+        R.callback(per_class=True, **{"rule": Adaptive(tolerance=1e-9, max_splits=256)}),
         R.Task(deep(layers), lambda p: torch.optim.Adam(p, 0.05)),
     )
     R.fit(tmp_path, module, R.vectors(), watched)

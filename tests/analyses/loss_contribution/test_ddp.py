@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from lightning_dynamics.analyses.loss_contribution import Adaptive
 from tests.analyses.loss_contribution import reference as R
 from tests.house.training import assert_alike, assert_identical
 
@@ -59,23 +61,26 @@ class Checks(Callback):
 class Saves(Callback):
     """Brings results out of processes that end with the training."""
 
-    def __init__(self, watched: Any, folder: Path) -> None:
+    def __init__(self, watched: Sequence[Any], folder: Path) -> None:
         self.watched, self.folder = watched, folder
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         found = {
-            "results": [result.to_state() for result in self.watched.results] if self.watched else [],
+            "results": {one.name: [result.to_state() for result in one.results] for one in self.watched},
             "weights": {name: value.clone() for name, value in pl_module.state_dict().items()},
         }
         torch.save(found, self.folder / f"{trainer.world_size}-{trainer.global_rank}.pt")
 
 
-def fit(folder: Path, watched: Any, **options: Any) -> None:
+def fit(folder: Path, *watched: Any, **options: Any) -> list[Any]:
+    """What each process has found and learned."""
     folder.mkdir(exist_ok=True)
     statistics = OwnStatistics()
-    callbacks = [statistics, *([watched] if watched else []), Checks(statistics), Saves(watched, folder)]
+    callbacks = [statistics, *watched, Checks(statistics), Saves(watched, folder)]
     module = Same(R.normed())
     R.fit(folder, module, R.images(64), *callbacks, batch_size=8, epochs=1, max_steps=4, **options)
+    processes = options.get("devices", 1)
+    return [torch.load(folder / f"{processes}-{rank}.pt") for rank in range(processes)]
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -83,24 +88,40 @@ CASES: dict[str, dict[str, Any]] = {
     "frozen": {"batchnorm": "frozen", "every_n_train_steps": 2},
     "attributed, adaptive, by class": {
         "batchnorm": "attributed",
-        "rule": "adaptive",
-        "tolerance": 1e-6,
+        "rule": Adaptive(tolerance=1e-6),
         "per_class": True,
     },
     "a rank without work": {"batchnorm": "attributed", "num_examples": 8, "per_class": True},
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_equal_one(tmp_path: Path, case: str) -> None:
+@pytest.fixture(scope="module")
+def without(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Two processes without the analysis."""
+    return fit(tmp_path_factory.mktemp("without"), **TWO)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
+    """All cases together in one process, and in two."""
+    folder, found = tmp_path_factory.mktemp("runs"), []
     for options in ({}, TWO):
-        fit(tmp_path, R.callback(**({"num_examples": 23} | CASES[case])), **options)
-    one, first, second = (torch.load(tmp_path / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
-    assert_identical(one["weights"], first["weights"])
-    assert [r["step"] for r in one["results"]] == ([0, 2, 4] if case == "frozen" else [0, 1, 2, 3, 4])
-    assert abs(one["results"][-1]["losses"][-1] - one["results"][-1]["initial_loss"]) > 1e-3, "nothing moved"
-    assert_alike(one["results"], first["results"])
-    assert_identical(first["results"], second["results"])
+        watched = [R.callback(**({"num_examples": 23, "name": name} | own)) for name, own in CASES.items()]
+        found += fit(folder, *watched, **options)
+    one, first, second = found
+    return one, first, second
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_equal_one(runs: Any, without: Any, case: str) -> None:
+    weights = [run["weights"] for run in (*runs, *without)]
+    assert_identical(weights[0], weights[1])
+    assert_identical(weights[1:3], weights[3:])
+    one, first, second = (run["results"][case] for run in runs)
+    assert [r["step"] for r in one] == ([0, 2, 4] if case == "frozen" else [0, 1, 2, 3, 4])
+    assert abs(one[-1]["losses"][-1] - one[-1]["initial_loss"]) > 1e-3, "nothing moved"
+    assert_alike(one, first)
+    assert_identical(first, second)
 
 
 class FailsInTheMidst:
@@ -119,15 +140,14 @@ class FailsInTheMidst:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_failure_in_the_midst_of_a_measurement(tmp_path: Path, rank: int) -> None:
+def test_a_failure_in_the_midst_of_a_measurement(tmp_path: Path, without: Any, rank: int) -> None:
     """Nobody hangs, training is what it would be, and the next event spans what was missed."""
-    fit(tmp_path / "without", None, **TWO)
-    fit(tmp_path / "with", R.callback(loss_fn=FailsInTheMidst(rank), on_error="warn", num_examples=32), **TWO)
-    for name in ("2-0.pt", "2-1.pt"):
-        without, found = (torch.load(tmp_path / folder / name) for folder in ("without", "with"))
-        assert_identical(without["weights"], found["weights"])
-        assert [r["step"] for r in found["results"]] == [0, 1, 3, 4]
-        last = found["results"][-1]
+    watched = R.callback(loss_fn=FailsInTheMidst(rank), on_error="warn", num_examples=32)
+    for undisturbed, found in zip(without, fit(tmp_path, watched, **TWO), strict=True):
+        assert_identical(undisturbed["weights"], found["weights"])
+        results = found["results"][None]
+        assert [r["step"] for r in results] == [0, 1, 3, 4]
+        last = results[-1]
         total = sum(last["totals"].values()) + last["total_residual"]
         assert total == pytest.approx(float(last["losses"][-1]) - last["initial_loss"], abs=1e-12)
 
@@ -145,9 +165,9 @@ def _examples_fail(module: Any, batch: Any) -> tuple[Tensor, Tensor]:
 
 
 def test_a_failure_among_the_examples_losses(tmp_path: Path) -> None:
-    fit(tmp_path, R.callback(per_class=True, example_loss_fn=_examples_fail, on_error="warn", num_examples=32), **TWO)
-    for rank in (0, 1):
-        found = torch.load(tmp_path / f"2-{rank}.pt")["results"]
+    watched = R.callback(per_class=True, example_loss_fn=_examples_fail, on_error="warn", num_examples=32)
+    for process in fit(tmp_path, watched, **TWO):
+        found = process["results"][None]
         assert [r["step"] for r in found] == [0, 1, 3, 4]
         assert sum(found[-1]["per_class"].values()) == pytest.approx(sum(found[-1]["totals"].values()), abs=1e-12)
 

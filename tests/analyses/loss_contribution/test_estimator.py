@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_dynamics.analyses.loss_contribution import attribute
+from lightning_dynamics.analyses.loss_contribution import Adaptive, attribute
 from tests.analyses.loss_contribution import reference as R
 
 RULES = ["left", "trapezoid", "simpson", "adaptive"]
@@ -120,7 +120,7 @@ def test_against_gauss_on_a_network(act: Callable[[Tensor], Tensor]) -> None:
 
     truth = R.contributions(loss, start, end)
     assert float(stacked(truth).sum()) == pytest.approx(R.value(loss, end) - R.value(loss, start), abs=1e-13)
-    found = attribute(counted(loss)[0], start, end, rule="adaptive", tolerance=1e-12, max_splits=1024)
+    found = attribute(counted(loss)[0], start, end, rule=Adaptive(1e-12, 1024))
     assert found.resolved and abs(found.residual) <= 1e-12
     R.assert_close(stacked(found.contributions), stacked(truth), rtol=1e-8, atol=1e-10)
     once = attribute(counted(loss)[0], start, end)
@@ -136,7 +136,7 @@ def test_nodes_are_used_again_and_splits_respected(splits: int) -> None:
     start, end = random_points(2, 2.0)
     loss_and_grad, asked = counted(wavy)
     known = (R.value(wavy, start), R.gradient(wavy, start))
-    found = attribute(loss_and_grad, start, end, rule="adaptive", tolerance=1e-300, max_splits=splits, at_start=known)
+    found = attribute(loss_and_grad, start, end, rule=Adaptive(1e-300, splits), at_start=known)
     assert not found.resolved and found.is_finite and abs(found.residual) > 0
     assert len(asked) == splits, "every node once, and the start not at all"
     alphas = [alpha for alpha, _ in found.nodes]
@@ -158,7 +158,7 @@ def test_nodes_are_used_again_and_splits_respected(splits: int) -> None:
 def test_weights_sum_to_one_and_make_the_contributions(rule: Any) -> None:
     start, end = random_points(3, 0.3)
     loss_and_grad, asked = counted(wavy)
-    found = attribute(loss_and_grad, start, end, rule=rule, tolerance=1e-9)
+    found = attribute(loss_and_grad, start, end, rule=Adaptive(1e-9) if rule == "adaptive" else rule)
     assert sum(w for _, w in found.nodes) == pytest.approx(1, abs=1e-14)
     assert len(asked) == len(found.nodes)
     truth = R.contributions(wavy, start, end, list(found.nodes))
@@ -168,12 +168,11 @@ def test_weights_sum_to_one_and_make_the_contributions(rule: Any) -> None:
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-5, 1e-9])
 def test_it_stops_as_soon_as_the_tolerance_is_reached(tolerance: float) -> None:
     start, end = random_points(4, 0.6)
-    options: dict[str, Any] = {"rule": "adaptive", "tolerance": tolerance}
-    found = attribute(counted(wavy)[0], start, end, max_splits=1024, **options)
+    found = attribute(counted(wavy)[0], start, end, rule=Adaptive(tolerance, 1024))
     assert found.resolved and abs(found.residual) <= tolerance
     used = len(found.nodes) - 1
     if used > 2:
-        before = attribute(counted(wavy)[0], start, end, max_splits=used // 2, **options)
+        before = attribute(counted(wavy)[0], start, end, rule=Adaptive(tolerance, used // 2))
         assert not before.resolved and abs(before.residual) > tolerance
 
 
@@ -194,7 +193,7 @@ def test_a_loss_that_is_not_finite(rule: Any, bad: float, where: str) -> None:
         near = {"start": alpha < 0.1, "end": alpha > 0.9, "middle": 0.1 < alpha < 0.9}[where]
         return (bad, {n: g * bad for n, g in grad.items()}) if near else (loss, grad)
 
-    found = attribute(broken, start, end, rule=rule, tolerance=1e-9)
+    found = attribute(broken, start, end, rule=Adaptive(1e-9) if rule == "adaptive" else rule)
     if where == "middle" and rule in ("left", "trapezoid"):
         assert found.is_finite and torch.isfinite(stacked(found.contributions)).all()
         return
@@ -288,10 +287,11 @@ def test_points_that_do_not_fit(end: Any) -> None:
     ("options", "word"),
     [
         ({"rule": "midpoint"}, "rule"),
-        ({"tolerance": 0.0}, "tolerance"),
-        ({"tolerance": math.nan}, "tolerance"),
-        ({"tolerance": -1}, "tolerance"),
-        *[({"max_splits": n}, "max_splits") for n in (0, 1, 3, 12, 2.0, True, -4)],
+        ({"rule": None}, "rule"),
+        ({"rule": Adaptive(tolerance=0.0)}, "tolerance"),
+        ({"rule": Adaptive(tolerance=math.nan)}, "tolerance"),
+        ({"rule": Adaptive(tolerance=-1)}, "tolerance"),
+        *[({"rule": Adaptive(max_splits=n)}, "max_splits") for n in (0, 1, 3, 12, 2.0, True, -4)],
     ],
 )
 def test_bad_arguments_are_named(options: Any, word: str) -> None:

@@ -12,14 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_dynamics.analyses.loss_contribution.course import course, layer_rates, overall_flip_rate
-from lightning_dynamics.analyses.loss_contribution.figures import film, panels, scalars, values
+from lightning_dynamics.analyses.loss_contribution import pictures as drawing
+from lightning_dynamics.analyses.loss_contribution.curves import curves, layer_rates, overall_flip_rate
+from lightning_dynamics.analyses.loss_contribution.figures import values
 from lightning_dynamics.analyses.loss_contribution.film import bar_limits, intervals
 from lightning_dynamics.analyses.loss_contribution.mosaic import mosaic, plan
 from lightning_dynamics.analyses.loss_contribution.pictures import probability
 from lightning_dynamics.analyses.loss_contribution.result import LossContributionResult
 from lightning_dynamics.analyses.loss_contribution.wording import groups, percent, rows
 from lightning_dynamics.figures.names import without_common_prefix
+from lightning_dynamics.figures.result import closing_panels, tables
 from lightning_dynamics.panels import Film, Panels, Picture, Table
 
 NETWORK = {
@@ -157,9 +159,14 @@ def pictures(shown: Panels) -> dict[str, Picture]:
     return {key: panel for key, panel in shown.items() if isinstance(panel, Picture)}
 
 
-def keys(shown: Panels, label: str = "lca") -> list[str]:
-    assert all(key.startswith(f"{label}/") for key in shown)
-    return sorted(key.removeprefix(f"{label}/") for key in shown)
+def keys(made: LossContributionResult) -> set[str]:
+    """Names of pictures and tables; nothing is drawn for that."""
+    return {*made.plots, *tables(made)}
+
+
+def film(results: list[LossContributionResult]) -> Panels:
+    """What is shown when training has ended."""
+    return {name: make() for name, make in closing_panels(results[-1], results).items()}
 
 
 def assert_pictures(shown: Panels) -> None:
@@ -172,10 +179,18 @@ def assert_pictures(shown: Panels) -> None:
 @lru_cache
 def everything() -> tuple[LossContributionResult, Panels]:
     made = result(classes=3, contrast=True, every_n_train_steps=5, batchnorm="attributed")
-    return made, panels(made, "lca")
+    return made, made.panels()
 
 
-def hostile() -> LossContributionResult:
+@lru_cache
+def with_mishaps() -> tuple[LossContributionResult, Panels]:
+    """No options, and some events that went wrong."""
+    made = result(unresolved=3, undefined_events=2, undefined_steps=[7, 31])
+    return made, made.panels()
+
+
+@lru_cache
+def hostile() -> tuple[LossContributionResult, Panels]:
     """Every tensor full of NaN and infinities, every number NaN."""
     plain = result(20, classes=3, contrast=True)
     changes: dict[str, Any] = {}
@@ -194,60 +209,66 @@ def hostile() -> LossContributionResult:
     other = dict(plain.contrast)
     other |= {"initial_loss": math.inf, "losses": torch.full((20,), math.nan)}
     other["per_layer"] = dict.fromkeys(other["per_layer"], -math.inf)
-    return replace(plain, **changes, contrast=other)
+    made = replace(plain, **changes, contrast=other)
+    return made, made.panels()
 
 
 # ---- keys --------------------------------------------------------------------------------------------------
 
 
 def test_what_is_always_shown():
-    shown = panels(result(), "lca")
-    assert keys(shown) == sorted([*ALWAYS, "values"])
-    assert len(pictures(shown)) == len(ALWAYS) and isinstance(shown["lca/values"], Table)
+    made, shown = with_mishaps()
+    assert set(shown) == keys(made) == keys(result()) == {*ALWAYS, "values"} and made.plots[0] == "cumulative"
+    assert set(pictures(shown)) == set(made.plots) and isinstance(shown["values"], Table)
     assert_pictures(shown)
 
 
 def test_what_options_add():
-    shown = everything()[1]
-    assert set(keys(shown)) - {*ALWAYS, "values"} == {"difference", "classes", "classes_by_layer", "class_synchrony"}
+    made, shown = everything()
+    assert set(shown) == keys(made)
+    assert keys(made) - {*ALWAYS, "values"} == {"difference", "classes", "classes_by_layer", "class_synchrony"}
     assert_pictures(shown)
 
 
 def test_without_elements():
-    shown = panels(result(per_parameter=False, classes=3, contrast=True), "lca")
-    assert not {"parameters", "hurting_steps"} & set(keys(shown))
+    made = result(per_parameter=False, classes=3, contrast=True)
+    assert not {"parameters", "hurting_steps"} & keys(made)
+    shown = made.panels()
     assert_pictures(shown)
-    table = shown["lca/values"]
+    table = shown["values"]
     assert isinstance(table, Table) and all(row[2] and row[5] is not None for row in table.rows)
 
 
 def test_synchrony_needs_events():
-    assert "synchrony" not in keys(panels(result(7), "lca"))
-    assert "synchrony" in keys(panels(result(8), "lca"))
+    assert "synchrony" not in keys(result(7))
+    assert "synchrony" in keys(result(8))
 
 
 def test_before_the_first_step_there_is_nothing_to_show():
     untrained = result(0, contrast=True, classes=2, step=0, epoch=0)
-    assert panels(untrained, "lca") == {} and film([untrained], "lca") == {}
-    assert scalars(untrained) == {"loss": 2.3, "contrast/val/loss": 2.31}
+    assert untrained.panels() == {} and film([untrained]) == {}
+    assert untrained.scalars() == {"loss": 2.3, "contrast/val/loss": 2.31}
 
 
 @pytest.mark.parametrize("events", [1, 2, 9])
 def test_few_events(events):
-    shown = panels(result(events, classes=2, contrast=True, buffers=True), "lca")
-    assert_pictures(shown)
-    assert all(map(math.isfinite, scalars(result(events)).values()))
+    assert_pictures(result(events, classes=2, contrast=True, buffers=True).panels())
+    assert all(map(math.isfinite, result(events).scalars().values()))
 
 
-def test_the_label_is_in_front():
-    assert len(keys(panels(result(2), "lca/mine-2"), "lca/mine-2")) > 5
+def test_names_are_known_without_drawing(monkeypatch: pytest.MonkeyPatch):
+    made = result(12, classes=3, contrast=True)
+    for chart in ("bars", "heat_map", "mosaic_frame", "raster", "time_map", "time_series", "synchrony"):
+        monkeypatch.setattr(drawing, chart, None)
+    assert len(made.plots) == len(ALWAYS) + 4 and list(closing_panels(made, course_of_results(2))) == ["film"]
+    with pytest.raises(TypeError):
+        made.plot()
 
 
 def test_one_layer_and_a_hundred():
     for count in (1, 100):
         network = {f"encoder.layer.{i}.attention.output": {"weight": (4, 4)} for i in range(count)}
-        shown = panels(result(12, network=network, classes=2, contrast=True), "lca")
-        assert_pictures(shown)
+        assert_pictures(result(12, network=network, classes=2, contrast=True).panels())
 
 
 # ---- what is said ------------------------------------------------------------------------------------------
@@ -268,27 +289,26 @@ def test_rows_of_many_events_are_said():
 
 
 def test_what_is_not_defined_is_not_said():
-    shown = pictures(panels(hostile(), "lca"))
+    shown = pictures(hostile()[1])
     assert not any("nan" in panel.caption or "not defined of" in panel.caption for panel in shown.values())
     assert all("residual not defined" in panel.caption for panel in shown.values())
 
 
 def test_what_went_wrong_is_said():
-    made = result(unresolved=3, undefined_events=2, undefined_steps=[7, 31])
-    for panel in panels(made, "lca").values():
+    for panel in with_mishaps()[1].values():
         assert "3 events missed the tolerance" in panel.caption  # type: ignore[union-attr]
         assert "2 events with a loss or gradient that is not finite" in panel.caption and "at step 31" in panel.caption  # type: ignore[union-attr]
 
 
 def test_the_second_probe_is_named():
     shown = pictures(everything()[1])
-    for key in ("lca/layers", "lca/difference"):
+    for key in ("layers", "difference"):
         assert "128 examples of val" in shown[key].caption
 
 
 def test_the_footer_holds_the_caption_of_the_histogram():
     made, shown = everything()
-    text = pictures(shown)["lca/histogram"].caption
+    text = pictures(shown)["histogram"].caption
     assert f"kurtosis {made.kurtosis:,.0f} (normal: 3)" in text and percent(made.top_helping) in text
     assert percent(made.top_hurting) in text and percent(overall_flip_rate(made)) in text
 
@@ -339,7 +359,7 @@ def test_without_common_prefix():
 @pytest.mark.parametrize("row", [1, 8])
 def test_lines_begin_at_zero_and_add_up(row):
     made = result(60, row=row, buffers=True, initial_step=-1)
-    drawn = course(made)
+    drawn = curves(made)
     assert drawn.steps[0] == -1 and drawn.steps[-1] == 60 and len(drawn.steps) == 1 + len(made.steps)
     assert drawn.layers.shape == (4, len(drawn.steps)) and (drawn.layers[:, 0] == 0).all()
     assert drawn.layers[:, -1] == pytest.approx(list(made.per_layer.values()))
@@ -384,7 +404,7 @@ def test_the_table_holds_the_parameters():
 
 def test_the_numbers():
     made = result(buffers=True, contrast=True, classes=2)
-    numbers = scalars(made)
+    numbers = made.scalars()
     assert numbers["loss"] == made.losses[-1] and numbers["total"] == pytest.approx(sum(made.totals.values()))
     assert numbers["residual"] == made.residuals[-1]
     assert numbers["relative_residual"] == made.relative_residual
@@ -404,24 +424,23 @@ def test_the_numbers():
 
 
 def test_what_went_wrong_is_counted():
-    numbers = scalars(result(unresolved=3, undefined_events=2))
+    numbers = result(unresolved=3, undefined_events=2).scalars()
     assert numbers["unresolved"] == 3 and numbers["undefined_events"] == 2
-    assert scalars(result(rule="adaptive"))["unresolved"] == 0
-    assert "buffers" not in scalars(result())
+    assert result(rule="adaptive").scalars()["unresolved"] == 0
+    assert "buffers" not in result().scalars()
 
 
 # ---- what is not finite, names that are not nice -----------------------------------------------------------
 
 
 def test_nothing_but_nan_and_infinities():
-    made = hostile()
-    shown = panels(made, "lca")
-    assert {*ALWAYS, "classes", "classes_by_layer", "difference"} <= set(keys(shown))
+    made, shown = hostile()
+    assert {*ALWAYS, "classes", "classes_by_layer", "difference"} <= set(shown)
     assert_pictures(shown)
-    assert all(map(math.isfinite, scalars(made).values()))
-    table = shown["lca/values"]
+    assert all(map(math.isfinite, made.scalars().values()))
+    table = shown["values"]
     assert isinstance(table, Table) and all(row[3] is None for row in table.rows)
-    assert all(len(panel.frames) > 1 for panel in film([made, replace(made, step=30)], "lca").values())  # type: ignore[union-attr]
+    assert all(len(panel.frames) > 1 for panel in film([made, replace(made, step=30)]).values())  # type: ignore[union-attr]
 
 
 def test_nothing_but_zeros():
@@ -443,20 +462,20 @@ def test_nothing_but_zeros():
         absolute_change=0.0,
         total_residual=0.0,
     )
-    shown = panels(made, "lca")
+    shown = made.panels()
     assert_pictures(shown)
-    assert "the loss has not changed" in pictures(shown)["lca/layers"].caption
-    assert "relative_residual" not in scalars(made)
-    assert_pictures(film([made, replace(made, step=20)], "lca"))
+    assert "the loss has not changed" in pictures(shown)["layers"].caption
+    assert "relative_residual" not in made.scalars()
+    assert_pictures(film([made, replace(made, step=20)]))
 
 
 def test_hostile_names():
     network = {name: {"weight": (3, 2), name: (2,)} for name in HOSTILE}
     made = result(12, network=network, classes=3, contrast=True, data="<b>data</b> $", epoch=10**9, step=10**12)
     made = replace(made, per_class=dict(zip(HOSTILE, made.per_class.values(), strict=False)))
-    shown = panels(made, "lca")
+    shown = made.panels()
     assert_pictures(shown)
-    table = shown["lca/values"]
+    table = shown["values"]
     assert isinstance(table, Table) and {row[1] for row in table.rows} == set(HOSTILE)
 
 
@@ -471,9 +490,9 @@ def course_of_results(count: int, **options: Any) -> list[LossContributionResult
 
 def test_the_film_has_a_frame_per_interval_of_one_size():
     results = course_of_results(4)
-    shown = film(results, "lca")
-    assert list(shown) == ["lca/film"]
-    panel = shown["lca/film"]
+    shown = film(results)
+    assert list(shown) == ["film"]
+    panel = shown["film"]
     assert isinstance(panel, Film) and len(panel.frames) == 4
     assert len({frame.shape for frame in panel.frames}) == 1
     assert all((one != two).any() for one, two in zip(panel.frames[:-1], panel.frames[1:], strict=True))
@@ -496,15 +515,15 @@ def test_the_untrained_model_is_no_frame():
 
 
 def test_no_film_without_elements():
-    assert film(course_of_results(3, per_parameter=False), "lca") == {}
+    assert film(course_of_results(3, per_parameter=False)) == {}
 
 
 def test_parameters_without_elements_have_no_tile():
     network = {"net.a": {"weight": (3, 2), "none": (0, 3)}}
     results = course_of_results(2, network=network)
     assert results[-1].mosaic["net.a.none"].numel() == 0
-    assert_pictures(panels(results[-1], "lca"))
-    assert [len(one.tiles) for one in intervals(results)] == [1, 1] and "lca/film" in film(results, "lca")
+    assert_pictures(results[-1].panels())
+    assert [len(one.tiles) for one in intervals(results)] == [1, 1] and "film" in film(results)
 
 
 def test_results_that_do_not_fit_the_last_are_left_out():
@@ -512,11 +531,11 @@ def test_results_that_do_not_fit_the_last_are_left_out():
     results = course_of_results(2)
     assert [one.stop for one in intervals([other, *results])] == [12, 24]
     finer = replace(results[0], mosaic={name: tile[:1] for name, tile in results[0].mosaic.items()})
-    assert len(intervals([finer, results[1]])) == 1 and film([finer, results[1]], "lca") == {}
+    assert len(intervals([finer, results[1]])) == 1 and film([finer, results[1]]) == {}
 
 
 def test_one_result_is_no_film():
-    assert film([], "lca") == {} and film([result()], "lca") == {}
+    assert intervals([]) == [] and film([result()]) == {}
 
 
 def test_bars_have_room():

@@ -17,7 +17,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_dynamics.analyses.loss_contribution import ledger
+from lightning_dynamics.analyses.loss_contribution import Adaptive, accumulator
 from lightning_dynamics.core.lightning import ConfigurationError
 from tests.analyses.loss_contribution import reference as R
 from tests.house.training import assert_identical
@@ -265,7 +265,7 @@ def test_weights_that_are_not_finite_for_two_steps(tmp_path: Path, bad: float) -
         for parameter in module.parameters():
             parameter.nan_to_num_(0.1, 0.1, 0.1)
 
-    options: dict[str, Any] = {**R.EXACT, "tolerance": 1e-10}
+    options: dict[str, Any] = {"rule": Adaptive(tolerance=1e-10, max_splits=256)}
     watched, spy, module = R.callback(per_class=True, **options), R.Spy(), R.Task(R.mlp())
     R.fit(tmp_path, module, R.vectors(), Mover({3: spoil, 5: restore}), watched, spy)
     result = watched.last_result
@@ -393,7 +393,7 @@ CUTS: dict[str, tuple[Any, dict[str, Any], Any]] = {
     ),
     "attributed statistics, adaptive": (
         lambda: R.Task(R.normed(), lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)),
-        {"batchnorm": "attributed", "every_n_train_steps": 3, "rule": "adaptive", "tolerance": 1e-9},
+        {"batchnorm": "attributed", "every_n_train_steps": 3, "rule": Adaptive(tolerance=1e-9)},
         R.images,
     ),
 }
@@ -427,7 +427,7 @@ def test_series_that_are_full_are_added_up_in_pairs(tmp_path: Path, monkeypatch:
     settings: dict[str, Any] = {"per_class": True, "second_data": "train"}
     long, short = R.callback(**settings), R.callback(**settings)
     R.fit(tmp_path, R.Task(R.mlp()), R.vectors(), long, epochs=7)
-    monkeypatch.setattr(ledger, "MOST_ROWS", 8)
+    monkeypatch.setattr(accumulator, "MOST_ROWS", 8)
     R.fit(tmp_path, R.Task(R.mlp()), R.vectors(), short, epochs=7)
     a, b = long.last_result, short.last_result
     assert len(a.steps) == 28 and len(b.steps) == 7
@@ -452,7 +452,7 @@ def _size(state: Any) -> int:
 
 
 def test_checkpoints_do_not_grow_with_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "MOST_ROWS", 32)
+    monkeypatch.setattr(accumulator, "MOST_ROWS", 32)
 
     class Sizes(Callback):
         def __init__(self) -> None:
@@ -524,7 +524,7 @@ def test_mixed_types(tmp_path: Path) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.double_(torch.tanh(self.scale * self.single(x.float())).double())
 
-    options: dict[str, Any] = {"rule": "adaptive", "tolerance": 2e-6}
+    options: dict[str, Any] = {"rule": Adaptive(tolerance=2e-6)}
     watched, spy, module = R.callback(per_class=True, **options), R.Spy(), R.Task(Mixed())
     R.fit(tmp_path, module, R.vectors(), watched, spy)
     result = watched.last_result

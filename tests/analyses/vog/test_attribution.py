@@ -7,7 +7,7 @@ import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 import torch
@@ -15,12 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_dynamics.analyses.vog.attribution import Outcome, attribute, check, predict
-from lightning_dynamics.analyses.vog.outputs import ATTRIBUTIONS, Attribution, Setup
+from lightning_dynamics.analyses.vog.methods import IntegratedGradients, MethodName, SmoothGrad
+from lightning_dynamics.analyses.vog.outputs import Setup
 from lightning_dynamics.core.isolation import isolated
 from lightning_dynamics.core.lightning import ConfigurationError
 
 N, CLASSES = 6, 3
 LABELS = torch.tensor([0, 2, 1, 1, 0, 2])
+
+
+METHODS: tuple[MethodName, ...] = get_args(MethodName)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -40,14 +44,16 @@ def filled(module: nn.Module, seed: int = 0) -> Any:
 def taken(
     module: nn.Module,
     batch: Any,
-    attribution: Attribution = "gradient",
+    attribution: MethodName = "gradient",
     *,
     seed: int = 0,
     chosen: Any = None,
+    samples: int = 16,
     **words: Any,
 ) -> Outcome:
+    method = {"smoothgrad": SmoothGrad(samples), "integrated_gradients": IntegratedGradients(samples)}.get(attribution)
     with isolated(module):
-        return attribute(module, batch, Setup(attribution=attribution, **words), seed=seed, chosen=chosen)
+        return attribute(module, batch, Setup(attribution=method or "gradient", **words), seed=seed, chosen=chosen)
 
 
 def checked(module: nn.Module, batch: Any, **words: Any) -> Outcome:
@@ -175,7 +181,7 @@ def test_layers_inside_a_transformer_run_though_there_is_a_faster_way_in_evaluat
 
 
 @pytest.mark.parametrize("name", ["input", "second"])
-@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+@pytest.mark.parametrize("attribution", METHODS)
 def test_channels_last_changes_nothing(name: str, attribution: Any) -> None:
     module = filled(Convolutions())
     words = {"with_respect_to": name, "samples": 3}
@@ -196,7 +202,7 @@ def test_channels_last_is_how_the_images_lie() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+@pytest.mark.parametrize("attribution", METHODS)
 def test_narrow_modules_have_gradients_and_sums_of_them_are_wide(dtype: torch.dtype, attribution: Any) -> None:
     module = nn.Linear(5, CLASSES).to(dtype)
     x = X.to(dtype)
@@ -213,7 +219,7 @@ def test_an_example_may_be_one_number() -> None:
             return super().forward(x[:, None])
 
     module = filled(Scalars(1, CLASSES))
-    for attribution in ATTRIBUTIONS:
+    for attribution in METHODS:
         found = taken(module, (X[:, 0], LABELS), attribution, samples=2).gradient
         weights = module.weight[LABELS, 0]
         close(found, weights * X[:, 0] if attribution == "integrated_gradients" else weights)
@@ -276,7 +282,7 @@ def test_target_may_be_a_function_of_output_and_targets() -> None:
     assert found.logits is None and found.labels is None
 
 
-@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+@pytest.mark.parametrize("attribution", METHODS)
 def test_a_function_of_labelled_examples_knows_their_labels(attribution: Any) -> None:
     found = taken(linear(), (X, LABELS), attribution, samples=2, target=lambda output, targets: output.sum(1))
     assert torch.equal(found.labels, LABELS) and found.logits is None
@@ -463,7 +469,7 @@ def flat(batch: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", ["input", "embedding"])
-@pytest.mark.parametrize("how", [*ATTRIBUTIONS, "check", "predict"])
+@pytest.mark.parametrize("how", [*METHODS, "check", "predict"])
 def test_the_batch_is_handed_back_as_it_was(name: str, how: Any) -> None:
     """And every one of several runs begins from it."""
     module = filled(InPlace())
@@ -511,7 +517,7 @@ def test_parameters_keep_their_gradients_and_flags(name: str) -> None:
         seen.extend(p.requires_grad for p in module.parameters())
         return module(batch[0]), batch[1]
 
-    for attribution in ATTRIBUTIONS:
+    for attribution in METHODS:
         taken(module, (IMAGES, LABELS), attribution, samples=2, with_respect_to=name, predict_fn=recorded([]))
     taken(module, (IMAGES, LABELS), with_respect_to=name, predict_fn=predict_fn)
     assert seen and not any(seen), "gradients of weights are not computed"
@@ -599,7 +605,7 @@ def test_no_tensor_goes_in(batch: Any) -> None:
 
 
 @pytest.mark.parametrize("how", ["detach", "no_grad", "inference_mode", "numpy"])
-@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+@pytest.mark.parametrize("attribution", METHODS)
 def test_no_way_for_the_gradient_to_come(how: str, attribution: Any) -> None:
     module = filled(Detached(how))
     for name in ("input", "below"):
@@ -756,7 +762,7 @@ def test_one_example_influences_no_other() -> None:
     assert checked(filled(Attention()), (X[:1], LABELS[:1])).gradient.shape == (1, 5)
 
 
-@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+@pytest.mark.parametrize("attribution", METHODS)
 def test_check_finds_nothing_wrong_with_independent_examples(attribution: Any) -> None:
     """And gives the plain gradients, whatever will be taken later."""
     module = filled(Convolutions())

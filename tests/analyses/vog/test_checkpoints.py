@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_dynamics import VoGCallback
-from lightning_dynamics.analyses.vog import VoGResult, checkpoints, score_checkpoints
+from lightning_dynamics.analyses.vog import IntegratedGradients, SmoothGrad, VoGResult, checkpoints, score_checkpoints
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.probe import Probe
 from tests.analyses.vog import reference as R
@@ -42,10 +42,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "prediction": {"target": "prediction", "windows": {"two": {"epochs": [1, 3]}}},
     "default windows, variance, ddof": {"variant": "variance", "ddof": 1},
     "all channels": {"channel": "none", "variant": "literal"},
-    "smoothgrad": {"attribution": "smoothgrad", "samples": 3},
-    "integrated gradients": {"attribution": "integrated_gradients", "samples": 3, "target": "prediction"},
+    "smoothgrad": {"attribution": SmoothGrad(3)},
+    "integrated gradients": {"attribution": IntegratedGradients(3), "target": "prediction"},
     "a layer": {"with_respect_to": "net.conv", "channels_last": True},
-    "another seed": {"seed": 5, "attribution": "smoothgrad", "samples": 2},
+    "another seed": {"seed": 5, "attribution": SmoothGrad(2)},
 }
 
 
@@ -198,7 +198,7 @@ def test_the_final_prediction(trained: Trained) -> None:
 
 def test_final_prediction_with_points_around_the_examples(trained: Trained) -> None:
     """The classes are those predicted for the examples at the last checkpoint, not for noisy copies."""
-    options = {"target": "final_prediction", "attribution": "smoothgrad", "samples": 2}
+    options = {"target": "final_prediction", "attribution": SmoothGrad(2)}
     whole = score(trained, **options)
     assert_same(score(trained, memory_limit=1, **options), whole)
     assert whole.settings["target"] == "final_prediction"
@@ -289,7 +289,7 @@ def state(module: Troubled) -> dict[str, Any]:
 OUTCOMES = {
     "success": {},
     "groups": {"memory_limit": 1, "target": "final_prediction", "windows": WINDOWS},
-    "a layer": {"with_respect_to": "net.conv", "attribution": "smoothgrad", "samples": 2},
+    "a layer": {"with_respect_to": "net.conv", "attribution": SmoothGrad(2)},
 }
 
 
@@ -382,7 +382,7 @@ BAD = {
     "channel": {"channel": "max"},
     "ddof": {"ddof": 3},
     "attribution": {"attribution": "lrp"},
-    "samples": {"samples": 0},
+    "attribution=SmoothGrad": {"attribution": SmoothGrad(samples=0)},
     "with_respect_to": {"with_respect_to": "no_such_layer"},
     "predict_fn": {"predict_fn": "nowhere.nothing"},
     "render_fn": {"render_fn": "nowhere.nothing"},

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_dynamics import VoGCallback
+from lightning_dynamics.analyses.vog import SmoothGrad
 from tests.analyses.vog import reference as R
 from tests.house.training import assert_alike, assert_identical, trainer
 
@@ -139,7 +140,7 @@ CASES: dict[str, dict[str, Any]] = {
         },
     },
     "texts": {"render_fn": words, "batch_size": 4},
-    "noise": {"attribution": "smoothgrad", "samples": 2, "target": "prediction", "batch_size": 5},
+    "noise": {"attribution": SmoothGrad(2), "target": "prediction", "batch_size": 5},
     "files, all channels": {"memory_limit": 0, "channel": "none", "batch_size": 7},
     "a process without work": {"batch_size": 100},
 }

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from torch import Tensor
 
 from lightning_dynamics.analyses.vog import pictures
 from lightning_dynamics.analyses.vog.estimator import error_by_percentile
-from lightning_dynamics.analyses.vog.figures import MOST_ROWS, explore, film, panels, scalars, values
+from lightning_dynamics.analyses.vog.figures import MOST_ROWS, explore, scores, values
 from lightning_dynamics.analyses.vog.result import VoGResult
-from lightning_dynamics.panels import Download, Page, Picture, Table
+from lightning_dynamics.figures.result import closing_panels, tables
+from lightning_dynamics.panels import Download, Page, Panel, Picture, Table
+from lightning_dynamics.publishing import LocalReport, publish_panels
 from tests.analyses.vog.test_result import result, scored
 from tests.house.training import assert_identical
 
@@ -30,9 +33,13 @@ LABELLED = ALWAYS | {"error_by_percentile", "data_map"}
 
 
 def keys(made: VoGResult) -> set[str]:
-    shown = panels(made, "vog")
-    assert all(key.startswith("vog/") for key in shown)
-    return {key.removeprefix("vog/") for key in shown}
+    """Names of pictures and tables; nothing is drawn for that."""
+    return {*made.plots, *tables(made)}
+
+
+def everything(made: VoGResult) -> dict[str, Panel]:
+    """All panels, those that are shown when training ends included."""
+    return dict(made.panels()) | {name: make() for name, make in closing_panels(made, [made]).items()}
 
 
 def column(table: Table, name: str) -> list[Any]:
@@ -47,9 +54,13 @@ def test_images_show_examples_of_every_window() -> None:
     assert keys(made) == LABELLED | {"examples/all", "examples/early", "examples/late"}
 
 
-def test_the_label_is_the_beginning_of_every_key() -> None:
-    shown = panels(one(), "vog/mine-2") | film(one(), "vog/mine-2")
-    assert all(key.startswith("vog/mine-2/") for key in shown)
+def test_names_are_known_without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = result(images=(4, 4))
+    for chart in ("gallery", "time_series", "histogram", "box_plot", "scatter"):
+        monkeypatch.setattr(pictures, chart, None)
+    assert set(made.plots) | {"values"} == keys(made) and made.plots[0] == "examples/all"
+    with pytest.raises(TypeError):
+        made.plot()
 
 
 def test_without_images_there_are_no_galleries() -> None:
@@ -62,7 +73,7 @@ def test_without_labels_nothing_is_said_of_errors() -> None:
 
 
 def test_nothing_before_two_events() -> None:
-    assert panels(result(events=1), "vog") == {}
+    assert result(events=1).panels() == {}
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
@@ -80,13 +91,13 @@ def test_a_window_that_is_over_is_not_drawn_again() -> None:
 
 
 def test_without_any_score_there_is_nothing_to_explore() -> None:
-    assert list(film(few([NAN] * 12, labelled=False), "vog")) == ["vog/scores"]
+    assert list(closing_panels(few([NAN] * 12, labelled=False), [])) == ["scores"]
 
 
 def test_a_result_without_examples_has_no_panels() -> None:
     less = result(images=(4, 4)).condensed()
-    assert panels(less, "vog") == film(less, "vog") == {}
-    assert all(map(math.isfinite, scalars(less).values()))
+    assert everything(less) == {}
+    assert all(map(math.isfinite, less.scalars().values()))
 
 
 # ---- captions ----------------------------------------------------------------------------------------------
@@ -94,7 +105,7 @@ def test_a_result_without_examples_has_no_panels() -> None:
 
 @pytest.mark.parametrize("made", [one(images=(4, 4)), one(labelled=False)], ids=["labels", "no labels"])
 def test_captions_say_on_what_and_when(made: VoGResult) -> None:
-    shown = panels(made, "vog") | film(made, "vog")
+    shown = everything(made)
     for panel in shown.values():
         assert isinstance(panel, Picture | Table | Page | Download)
         assert "12 examples of train" in panel.caption and "epoch 5, step 60" in panel.caption
@@ -306,8 +317,8 @@ STRANGE: dict[str, Any] = {
 def test_strange_results_are_shown(case: str) -> None:
     made = STRANGE[case]()
     before = {name: value.clone() if isinstance(value, Tensor) else value for name, value in made.to_state().items()}
-    shown = panels(made, "vog") | film(made, "vog")
-    assert "vog/values" in shown and "vog/histogram" in shown and "vog/scores" in shown
+    shown = everything(made)
+    assert "values" in shown and "histogram" in shown and "scores" in shown
     for panel in shown.values():
         if isinstance(panel, Picture):
             assert panel.image.std() > 5, "nothing is drawn"
@@ -317,7 +328,7 @@ def test_strange_results_are_shown(case: str) -> None:
         if isinstance(panel, Table):
             assert len(panel.rows) <= MOST_ROWS
             assert all(not isinstance(cell, float) or math.isfinite(cell) for row in panel.rows for cell in row)
-    assert all(map(math.isfinite, scalars(made).values()))
+    assert all(map(math.isfinite, made.scalars().values()))
     assert_identical({k: v for k, v in made.to_state().items()}, before)
 
 
@@ -335,7 +346,7 @@ def test_many_classes_are_not_all_drawn() -> None:
 
 def test_scalars() -> None:
     made = result(100)
-    numbers = scalars(made)
+    numbers = made.scalars()
     assert numbers["accuracy"] == made.accuracy and numbers["undefined"] == 0
     assert numbers["never_learned"] == float(made.forgetting.isinf().double().mean()) > 0
     for window in made.windows:
@@ -352,7 +363,7 @@ def test_scalars() -> None:
 def test_errors_are_those_of_the_window_s_end() -> None:
     made = result(100)
     then = {w: made.labels if w == "early" else made.predictions for w in made.windows}
-    numbers = scalars(result(100, window_predictions=then))
+    numbers = result(100, window_predictions=then).scalars()
     assert numbers["error_of_hardest/early"] == 0 < numbers["error_of_hardest/late"]
 
 
@@ -378,12 +389,12 @@ def test_error_rates_are_drawn_as_they_were_and_as_they_are(monkeypatch: pytest.
 
 
 def test_none_was_ever_learned() -> None:
-    assert scalars(result(forgetting=torch.full((12,), INF)))["never_learned"] == 1
-    assert "never_learned" not in scalars(result(labelled=False))
+    assert result(forgetting=torch.full((12,), INF)).scalars()["never_learned"] == 1
+    assert "never_learned" not in result(labelled=False).scalars()
 
 
 def test_scalars_without_labels() -> None:
-    assert set(scalars(result(labelled=False))) == {"undefined", "mean/all", "mean/early", "mean/late"}
+    assert set(result(labelled=False).scalars()) == {"undefined", "mean/all", "mean/early", "mean/late"}
 
 
 RATES: dict[str, tuple[list[float], list[int], int, list[float]]] = {
@@ -412,19 +423,28 @@ def test_error_rates_between_percentiles(case: str) -> None:
 # ---- files -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("label", ["vog", "vog/mine", "vog-2", 'vog/a:b*"c"<d>|e?', "vog/..", "vog/" + "é" * 300])
-def test_files_hold_all_examples(label: str) -> None:
+def test_files_hold_all_examples() -> None:
     made = result(1500)
-    shown = film(made, label)
-    download = shown[f"{label}/scores"]
-    assert shown.keys() == {f"{label}/map", f"{label}/scores"} and isinstance(download, Download)
-    assert sorted(name.rpartition(".")[2] for name in download.files) == ["csv", "npz"]
-    text, arrays = (next(v for k, v in download.files.items() if k.endswith(end)) for end in ("csv", "npz"))
+    shown = everything(made)
+    download = shown["scores"]
+    assert "map" in shown and isinstance(download, Download)
+    assert list(download.files) == ["vog_scores.csv", "vog_scores.npz"]
+    text, arrays = download.files.values()
     assert text == made.csv() and len(list(csv.reader(io.StringIO(text.decode())))) == 1501
     with np.load(io.BytesIO(arrays)) as read:
         np.testing.assert_array_equal(read["vog"], made.scores["all"].numpy())
     assert "one row per example" in download.caption
 
 
-def test_a_plain_label_names_the_files() -> None:
-    assert list(film(result(), "vog/mine")["vog/mine/scores"].files) == ["vog_mine_scores.csv", "vog_mine_scores.npz"]
+def test_files_of_several_callbacks_stay_apart(tmp_path: Path) -> None:
+    """They have the same names, and lie in the folders of their panels, whatever the callbacks are called."""
+    labels = ["vog", "vog/mine", "vog-2", 'vog/a:b*"c"<d>|e?', "vog/..", "vog/" + "é" * 300]
+    made = [few([n, n + 1, n + 2]) for n in range(len(labels))]
+    report = LocalReport(save_dir=str(tmp_path))
+    for label, one in zip(labels, made, strict=True):
+        publish_panels(report, {"scores": scores(one)}, label)
+    for name, content in (("vog_scores.csv", VoGResult.csv), ("vog_scores.npz", None)):
+        files = list(report.index.parent.rglob(name))
+        assert len(files) == len(labels)
+        if content is not None:
+            assert {path.read_bytes() for path in files} == {content(one) for one in made}

@@ -19,7 +19,7 @@ from lightning_dynamics import LocalReport
 from lightning_dynamics.analyses.vog import RunComparison, VoGResult, compare_runs, normalize_per_class
 from lightning_dynamics.analyses.vog.result import DYNAMICS, EASY_IF_HIGH
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.panels import Picture, Scalar, Table
+from lightning_dynamics.panels import Picture, Table
 from tests.house.training import assert_identical
 
 NAN, INF = math.nan, math.inf
@@ -410,18 +410,20 @@ def test_comparisons_that_cannot_be_made() -> None:
 
 def test_a_comparison_is_shown() -> None:
     found = compare_runs([result(40, seed=i) for i in range(3)], scores=["vog", "vog/late", "aum"])
+    assert found.plots == ("vog", "vog/late", "aum", "agreement")
     shown = found.panels()
-    assert {key for key, panel in shown.items() if isinstance(panel, Picture)} == {
-        "vog/runs/vog",
-        "vog/runs/vog/late",
-        "vog/runs/aum",
-        "vog/runs/agreement",
-    }
-    table = shown["vog/runs/values"]
+    assert [key for key, panel in shown.items() if isinstance(panel, Picture)] == list(found.plots)
+    table = shown["values"]
     assert isinstance(table, Table) and len(table.rows) == 3 * 3
     assert table.rows[0] == ("vog", "run 1", "run 2", float(found.correlations["vog"][0, 1]))
-    assert shown["vog/runs/mean/aum"] == Scalar(found.mean("aum"))
+    assert found.scalars()["mean/aum"] == found.mean("aum")
     assert all("40 examples" in panel.caption for panel in shown.values() if isinstance(panel, Picture | Table))
+
+
+def test_a_comparison_is_stored(tmp_path: Path) -> None:
+    found = compare_runs([result(seed=1), result(seed=2, step=90)], scores=["vog", "vog/late"])
+    found.save(tmp_path / "runs.npz")
+    assert_identical(RunComparison.load(tmp_path / "runs.npz").to_state(), found.to_state())
 
 
 @pytest.mark.parametrize("how", ["one", "several"])
@@ -431,6 +433,7 @@ def test_a_comparison_is_published(how: str, tmp_path: Path) -> None:
     found.publish(report if how == "one" else [report], "vog/seeds")
     assert found.step == 90
     assert all(word in report.index.read_text() for word in ("agreement", "rank correlation of vog between runs"))
+    assert "mean/vog" in report.index.read_text()
     assert len(list(report.index.parent.rglob("*.png"))) == 2
 
 
@@ -438,4 +441,7 @@ def test_runs_that_never_agree_are_shown_too() -> None:
     """NaN among the means, and below zero."""
     for runs in ([run([1, 1, 1]), run([1, 2, 3])], [run([3, 2, 1]), run([1, 2, 3])]):
         found = compare_runs(runs, scores=["vog"])
-        assert isinstance(found, RunComparison) and len(found.panels("x")) == 4
+        assert (
+            isinstance(found, RunComparison)
+            and len(found.panels()) + len(found.scalars()) == 3 + found.correlations["vog"].isfinite().all()
+        )

@@ -28,18 +28,17 @@ pytestmark = [
 
 
 def one(spec: Any) -> Window:
-    (window,) = parse_windows({"one": spec})
-    return window
+    return parse_windows({"one": spec})["one"]
 
 
 def test_the_default_is_two_halves() -> None:
-    early, late = parse_windows(None)
-    assert (early.name, early.measure, early.limits) == ("early", "share", (0, 0.5))
-    assert (late.name, late.measure, late.limits) == ("late", "share", (0.5, math.inf))
+    (first, early), (second, late) = parse_windows(None).items()
+    assert (first, early.measure, early.limits) == ("early", "share", (0, 0.5))
+    assert (second, late.measure, late.limits) == ("late", "share", (0.5, math.inf))
 
 
 def test_no_windows_are_no_windows() -> None:
-    assert parse_windows({}) == ()
+    assert parse_windows({}) == {}
 
 
 @pytest.mark.parametrize("measure", ["share", "epochs", "steps", "accuracy"])
@@ -50,7 +49,15 @@ def test_none_is_an_open_end(measure: str) -> None:
 
 def test_windows_stay_in_order() -> None:
     names = ["z", "a", "m"]
-    assert [w.name for w in parse_windows({name: {"epochs": [0, 1]} for name in names})] == names
+    assert list(parse_windows({name: {"epochs": [0, 1]} for name in names})) == names
+
+
+@pytest.mark.parametrize("measure", ["share", "epochs", "steps", "accuracy"])
+def test_a_window_is_a_value_or_a_short_form(measure: str) -> None:
+    for ends in ((0.25, 0.75), (None, 0.5), (0.5, None)):
+        window = Window(**{measure: ends})
+        assert one(window) == one({measure: list(ends)}) == window
+        assert (window.measure, window.holds(Place(0, 0))) == (measure, one({measure: ends}).holds(Place(0, 0)))
 
 
 BAD: dict[str, tuple[Any, str]] = {
@@ -76,6 +83,11 @@ BAD: dict[str, tuple[Any, str]] = {
     "nothing below no accuracy": ({"one": {"accuracy": [None, 0]}}, "larger"),
     "accuracy in percent": ({"one": {"accuracy": [50, 90]}}, "from 0 to 1"),
     "a share in percent": ({"one": {"share": [50, None]}}, "from 0 to 1"),
+    "a value with two measures": ({"one": Window(epochs=(0, 1), steps=(0, 1))}, "must be one of"),
+    "a value without a measure": ({"one": Window()}, "must be one of"),
+    "a value with its ends the wrong way round": ({"one": Window(epochs=(2, 1))}, "larger"),
+    "a value in percent": ({"one": Window(share=(50, None))}, "from 0 to 1"),
+    "a value without a name": (Window(epochs=(0, 1)), "windows"),
     "names alone": (["early", "late"], "windows"),
     "one name alone": ("early", "windows"),
 }
@@ -117,7 +129,7 @@ def test_what_is_not_known_is_in_no_window() -> None:
 @pytest.mark.parametrize("per_epoch", [1, 7, 100])
 def test_the_halves_share_out_all_epochs(events: int, per_epoch: int) -> None:
     """Each event is in one half, the first half comes first, and they are equal up to the middle epoch."""
-    early, late = parse_windows(DEFAULT)
+    early, late = parse_windows(DEFAULT).values()
     places = [Place(n - 1, n * per_epoch, events * per_epoch) for n in range(1, events + 1)]
     inside = [(early.holds(place), late.holds(place)) for place in places]
     firsts = sum(first for first, _ in inside)
@@ -126,7 +138,7 @@ def test_the_halves_share_out_all_epochs(events: int, per_epoch: int) -> None:
 
 
 def test_the_halves_share_out_all_steps() -> None:
-    early, late = parse_windows(DEFAULT)
+    early, late = parse_windows(DEFAULT).values()
     for steps in (1, 2, 3, 10, 997):
         places = [Place(0, step, steps) for step in range(steps + 1)]
         assert all(early.holds(place) != late.holds(place) for place in places)
@@ -139,7 +151,7 @@ def test_the_halves_share_out_all_steps() -> None:
 def test_shares_that_meet_leave_no_gap(parts: int) -> None:
     """Whatever the rounding of k/n."""
     ends = [k / parts for k in range(parts)] + [None]
-    windows = parse_windows({f"{k}": {"share": ends[k : k + 2]} for k in range(parts)})
+    windows = list(parse_windows({f"{k}": {"share": ends[k : k + 2]} for k in range(parts)}).values())
     for step in range(211):
         assert sum(window.holds(Place(0, step, 210)) for window in windows) == 1
     inside = [sum(window.holds(Place(0, step, 210)) for step in range(1, 211)) for window in windows]

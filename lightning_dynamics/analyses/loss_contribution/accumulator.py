@@ -51,8 +51,8 @@ class Series:
         return self.state["rows"][: self.state["used"]].clone()
 
 
-class Ledger:
-    """The books of one probe: every contribution is entered once, and none is kept.
+class Accumulator:
+    """Sums over all contributions on one probe: each is added once, and none is kept.
 
     Args:
         state: tensors and plain values, filled if empty; goes into checkpoints.
@@ -101,7 +101,7 @@ class Ledger:
                 state["element_signs"] = torch.zeros(total, dtype=torch.int8)
         self.series = Series(state["series"], 7 + count + classes)
 
-    def enter(
+    def add(
         self,
         contributions: Tensor,
         *,
@@ -147,7 +147,7 @@ class Ledger:
         squares = contributions * contributions
         moments = (contributions.sum(), squares.sum(), squares @ contributions, squares @ squares)
         state["moments"] += torch.stack(moments).cpu()
-        self._enter_channels(contributions)
+        self._add_channels(contributions)
         state["events"] += 1
         state["unresolved"] += not resolved
         state["absolute_residual"] += abs(residual)
@@ -165,7 +165,7 @@ class Ledger:
         total, nonzero = torch.stack(sums).cpu().view(2, -1)
         return (nonzero - total) // 2, (nonzero + total) // 2
 
-    def _enter_channels(self, contributions: Tensor) -> None:
+    def _add_channels(self, contributions: Tensor) -> None:
         latest: dict[str, Tensor] = {}
         for channels, piece in zip(self.channels.values(), contributions.split(self.sizes), strict=True):
             sums = channels.sums(piece).cpu()
@@ -175,7 +175,7 @@ class Ledger:
             so_far[unit] = so_far[unit] + sums if unit in so_far else sums
         self.state["latest_channels"] = latest
 
-    # ---- what the books say --------------------------------------------------------------------------------
+    # ---- statistics of the contributions so far --------------------------------------------------------------
 
     def named(self, values: Tensor) -> dict[str, float]:
         """One value per tensor -> by name."""

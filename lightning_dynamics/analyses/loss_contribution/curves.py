@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_dynamics.analyses.loss_contribution.result import LossContributionResult
+from lightning_dynamics.analyses.loss_contribution.result import LossContributionResult, ratio
 
 
-class Course(NamedTuple):
+class Curves(NamedTuple):
     """Cumulative contributions from the start of training, one column per row of the series and one before."""
 
     steps: NDArray[np.float64]  # (T + 1,)
@@ -23,10 +23,10 @@ class Course(NamedTuple):
     buffers: NDArray[np.float64]  # (T + 1,)
 
 
-def course(result: LossContributionResult) -> Course:
+def curves(result: LossContributionResult) -> Curves:
     """The series as they are drawn: from 0 at the first step on; what is not finite counts 0, but for the loss."""
     layers = _from_zero(result.layer_steps().T)
-    return Course(
+    return Curves(
         steps=np.concatenate([[result.initial_step], result.steps.double().numpy()]),
         layers=layers,
         loss_change=np.concatenate([[0.0], result.losses.double().numpy() - result.initial_loss]),
@@ -51,11 +51,6 @@ def overall_flip_rate(result: LossContributionResult) -> float:
 def known(values: Tensor) -> NDArray[np.float64]:
     """As an array, with NaN for infinities."""
     return np.asarray(torch.where(values.isfinite(), values, math.nan).double().numpy())
-
-
-def ratio(part: float, whole: float) -> float:
-    """A part of a whole; NaN of nothing."""
-    return part / whole if whole else math.nan
 
 
 def _from_zero(rows: Tensor) -> NDArray[np.float64]:

@@ -1,15 +1,14 @@
-"""From the books to a result."""
+"""From the sums so far to a result."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_dynamics.analyses.loss_contribution.coordinates import layers_of
-from lightning_dynamics.analyses.loss_contribution.ledger import (
+from lightning_dynamics.analyses.loss_contribution.accumulator import (
     BUFFERS,
     EVENTS,
     HELPING,
@@ -17,33 +16,34 @@ from lightning_dynamics.analyses.loss_contribution.ledger import (
     LOSS,
     RESIDUAL,
     STEP,
-    Ledger,
+    Accumulator,
 )
+from lightning_dynamics.analyses.loss_contribution.coordinates import layers_of
 from lightning_dynamics.analyses.loss_contribution.mosaic import mosaic, plan
 from lightning_dynamics.analyses.loss_contribution.result import LossContributionResult
 from lightning_dynamics.core.context import Context
 
-if TYPE_CHECKING:
-    from lightning_dynamics.analyses.loss_contribution.callback import LossContributionCallback
 
-
-def read_books(
-    books: Sequence[Ledger],
+def summarize(
+    sums: Sequence[Accumulator],
     memory: Mapping[str, Any],
     context: Context,
-    asked: LossContributionCallback,
-    statistics: Mapping[str, Tensor],
+    *,
+    rule: str,
+    batchnorm: str,
+    every_n_train_steps: int,
 ) -> LossContributionResult:
     """The result as of now.
 
     Args:
-        books: of the probe, and of the second one.
+        sums: over the path, on the probe and on the second one.
         memory: of the callback.
         context: the event.
-        asked: the callback, for what was asked of it.
-        statistics: the module's running statistics; empty if it has no batch normalisation.
+        rule: of integration, in a word.
+        batchnorm: how normalisation is treated; empty if the module has none.
+        every_n_train_steps: steps that an event spans.
     """
-    main = books[0]
+    main = sums[0]
     names = list(main.shapes)
     layers = layers_of(names)
     rows = main.series.rows()
@@ -61,11 +61,11 @@ def read_books(
         step=context.moment.step,
         num_examples=len(context.probe),
         totals=totals,
-        per_layer={layer: sum(totals[name] for name in members) for layer, members in layers.items()},
+        per_layer=_per_layer(totals, layers),
         layers=layers,
         shapes={name: list(shape) for name, shape in main.shapes.items()},
-        channels={unit: sums.clone() for unit, sums in main.state["channels"].items()},
-        latest_channels={unit: sums.clone() for unit, sums in main.state["latest_channels"].items()},
+        channels={unit: kept.clone() for unit, kept in main.state["channels"].items()},
+        latest_channels={unit: kept.clone() for unit, kept in main.state["latest_channels"].items()},
         parameter_totals=elements,
         initial_step=memory["initial_step"],
         initial_loss=memory["initial_losses"][0],
@@ -101,12 +101,16 @@ def read_books(
         per_class_step=None if classes is None else rows[:, first + len(names) :].clone(),
         per_example=None if classes is None else memory["examples_totals"].clone(),
         example_indices=None if classes is None else torch.tensor([i for b in context.probe.batches for i in b]),
-        contrast=_contrast(books[1], memory, context, layers) if len(books) > 1 else {},
+        contrast=_contrast(sums[1], memory, context, layers) if len(sums) > 1 else {},
         data=context.probe.name,
-        rule=asked.rule,
-        batchnorm=asked.batchnorm if statistics else "",
-        every_n_train_steps=asked.every_n_train_steps or 0,
+        rule=rule,
+        batchnorm=batchnorm,
+        every_n_train_steps=every_n_train_steps,
     )
+
+
+def _per_layer(totals: Mapping[str, float], layers: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    return {layer: sum(totals[name] for name in members) for layer, members in layers.items()}
 
 
 def _by_class(classes: Tensor, totals: Tensor) -> dict[str, float]:
@@ -114,18 +118,18 @@ def _by_class(classes: Tensor, totals: Tensor) -> dict[str, float]:
 
 
 def _contrast(
-    books: Ledger, memory: Mapping[str, Any], context: Context, layers: Mapping[str, Sequence[str]]
+    own: Accumulator, memory: Mapping[str, Any], context: Context, layers: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
     """The second probe's side of the same path."""
     assert context.second_probe is not None
-    rows = books.series.rows()
-    totals = books.named(books.state["totals"])
+    rows = own.series.rows()
+    totals = own.named(own.state["totals"])
     return {
         "data": context.second_probe.name,
         "num_examples": len(context.second_probe),
         "initial_loss": memory["initial_losses"][1],
         "totals": totals,
-        "per_layer": {layer: sum(totals[name] for name in members) for layer, members in layers.items()},
+        "per_layer": _per_layer(totals, layers),
         "losses": rows[:, LOSS].clone(),
         "residuals": rows[:, RESIDUAL].clone(),
         "per_step": rows[:, HURTING + 1 : HURTING + 1 + len(totals)].clone(),

@@ -11,26 +11,25 @@ costs. All starts run at once, by ``torch.func.vmap``.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 import logs
 import numpy as np
 import torch
+from common import parser
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
+from lightning_dynamics import problems
 from lightning_dynamics.core.parameters import unflatten
-from lightning_dynamics.data.problems import DeepLinear
 from lightning_dynamics.data.problems.explorer import DESCENTS_HEIGHT, Descents, descents_page
-from lightning_dynamics.data.problems.picture import descents_map
-from lightning_dynamics.data.problems.plane import AT_SADDLE, GONE, STILL_MOVING, Plane
+from lightning_dynamics.data.problems.plane import AT_SADDLE, GONE, STILL_MOVING
 from lightning_dynamics.figures import line_chart
 from lightning_dynamics.panels import Page, Panel, Picture, Scalar, Table
-from lightning_dynamics.publishing import Event, publish
+from lightning_dynamics.publishing import publish_panels
 
 
-def descend(problem: DeepLinear, starts: Tensor, rate: float, momentum: float, steps: int) -> Tensor:
+def descend(problem: problems.DeepLinear, starts: Tensor, rate: float, momentum: float, steps: int) -> Tensor:
     """Gradient descent (as ``torch.optim.SGD``) from ``(N, P)``, all at once: ``(N, T + 1, P)``."""
     inputs, targets = problem.dataset.tensors
     parameters = {name: parameter.detach().double() for name, parameter in problem.named_parameters()}
@@ -63,7 +62,12 @@ def random_starts(count: int, norm: float, seed: int) -> Tensor:
 
 
 def compare_rates(
-    problem: DeepLinear, plane: Plane, starts: Tensor, rates: Sequence[float], momentum: float, time: float
+    problem: problems.DeepLinear,
+    plane: problems.Plane,
+    starts: Tensor,
+    rates: Sequence[float],
+    momentum: float,
+    time: float,
 ) -> list[list[float]]:
     """For each rate: rate, steps, ends of every kind, ends elsewhere than the flow's, drift, distance from the flow."""
     kinds = [*range(len(plane.branches)), AT_SADDLE, STILL_MOVING, GONE]
@@ -88,21 +92,19 @@ def compare_rates(
 
 def main() -> None:
     """Descend, draw, compare rates."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--powers", type=int, nargs=2, default=(1, 1), metavar=("M", "N"), help="weights equal to a, b")
-    parser.add_argument("--grid", type=int, default=13, help="starts along each side of the grid")
-    parser.add_argument("--random", type=int, default=96, help="starts in random directions")
-    parser.add_argument("--norm", type=float, default=1.0, help="of the random starts")
-    parser.add_argument("--rate", type=float, default=0.05)
-    parser.add_argument("--momentum", type=float, default=0.0)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4])
-    parser.add_argument("--seed", type=int, default=0)
-    logs.add_arguments(parser)
-    arguments = parser.parse_args()
+    made = parser(__doc__, data_file=False)
+    made.add_argument("--powers", type=int, nargs=2, default=(1, 1), metavar=("M", "N"), help="weights equal to a, b")
+    made.add_argument("--grid", type=int, default=13, help="starts along each side of the grid")
+    made.add_argument("--random", type=int, default=96, help="starts in random directions")
+    made.add_argument("--norm", type=float, default=1.0, help="of the random starts")
+    made.add_argument("--rate", type=float, default=0.05)
+    made.add_argument("--momentum", type=float, default=0.0)
+    made.add_argument("--steps", type=int, default=300)
+    made.add_argument("--rates", type=float, nargs="+", default=[0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4])
+    arguments = made.parse_args()
 
-    plane = Plane(tuple(arguments.powers))
-    problem = DeepLinear.multiply_by_one(depth=sum(plane.powers))
+    plane = problems.Plane(tuple(arguments.powers))
+    problem = problems.DeepLinear.multiply_by_one(depth=sum(plane.powers))
     starts = {
         f"grid, {arguments.grid} × {arguments.grid}": grid_starts(arguments.grid, limit=2.0),
         f"random, norm {arguments.norm:g}": random_starts(arguments.random, arguments.norm, arguments.seed),
@@ -119,12 +121,12 @@ def main() -> None:
         title = f"Gradient descent on {formula} from {len(points)} starts ({name})"
         footer = f"{settings} · rings: starts, dots: ends · arrows: downhill, as long as the cube root of the slope; "
         footer += "grey lines: equal loss"
-        panels[f"problems/{name.split(',')[0]}"] = Picture(
-            descents_map(paths, plane=plane, title=title, footer=footer), caption=f"{title}; {settings}"
+        panels[name.split(",")[0]] = Picture(
+            problems.descents_map(paths, plane=plane, title=title, footer=footer), caption=f"{title}; {settings}"
         )
     title = f"Gradient descent on {formula}"
     page = descents_page(runs, plane=plane, title=title, footer=f"{settings}, by torch.func.vmap")
-    panels["problems/explorer"] = Page(page, caption=title, height=DESCENTS_HEIGHT)
+    panels["explorer"] = Page(page, caption=title, height=DESCENTS_HEIGHT)
 
     time = arguments.rate * arguments.steps
     weights = torch.from_numpy(plane.weights(next(iter(starts.values()))))
@@ -132,7 +134,7 @@ def main() -> None:
     kinds = [plane.name(end) for end in (*range(len(plane.branches)), AT_SADDLE, STILL_MOVING, GONE)]
     columns = ["rate", "steps", *kinds, "elsewhere than flow", "most drift of a² − b²", "most distance from flow"]
     caption = f"{formula} from the grid, momentum {arguments.momentum:g}, to time rate × steps = {time:g}"
-    panels["problems/rates"] = Table(columns, rows, caption=caption)
+    panels["rates"] = Table(columns, rows, caption=caption)
     rates, drift, aside = (np.array([row[i] for row in rows]) for i in (0, -2, -1))
     if len(rates) > 1:
         series = {"drift of a² − b²": drift} | ({"distance from the flow": aside} if np.isfinite(aside).any() else {})
@@ -146,12 +148,11 @@ def main() -> None:
             log=True,
             log_x=True,
         )
-        panels["problems/drift"] = Picture(chart, caption=caption)
-    panels["problems/largest_drift"] = Scalar(float(drift[-1]))
+        panels["drift"] = Picture(chart, caption=caption)
+    panels["largest_drift"] = Scalar(float(drift[-1]))
 
     wandb_logger, report = logs.loggers(arguments, run="multiply_by_one", report="multiply_by_one")
-    publish([wandb_logger, report], Event("problems", 0, arguments.steps, panels))
-    report.finalize("success")
+    publish_panels([wandb_logger, report], panels, "problems", step=arguments.steps)
     heads = [it.removeprefix("solution, ").partition(":")[0] for it in kinds] + ["not the flow's", "drift", "from flow"]
     print(f"{caption}\n\n{'rate':>7}{'steps':>7}" + "".join(f"{it:>16}" for it in heads))
     for row in rows:

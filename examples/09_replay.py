@@ -16,7 +16,6 @@ of the others, whether they are the same to the bit, and if not, at which step a
 
 from __future__ import annotations
 
-import argparse
 import time
 import warnings
 from collections import OrderedDict
@@ -27,14 +26,15 @@ from typing import Any
 import lightning.pytorch as pl
 import logs
 import torch
+from common import parser
 from data import load
 from lightning.pytorch.callbacks import ModelCheckpoint
 from nets import Classifier
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
-from lightning_dynamics.analyses.fingerprint import FingerprintCallback, compare_fingerprints, spread_panels
-from lightning_dynamics.publishing import Event, publish
+from lightning_dynamics import FingerprintCallback, compare_fingerprints
+from lightning_dynamics.publishing import publish_result
 
 
 def cnn(shape: torch.Size, classes: int) -> nn.Module:
@@ -129,13 +129,10 @@ class Reduced(pl.Callback):
 
 def main() -> None:
     """Train again and again; compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-file", type=Path, help="an .npz file of images; see examples/data.py")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=0)
-    logs.add_arguments(parser)
-    arguments = parser.parse_args()
+    made = parser(__doc__)
+    made.add_argument("--epochs", type=int, default=4)
+    made.add_argument("--batch-size", type=int, default=64)
+    arguments = made.parse_args()
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory.*")
 
@@ -193,10 +190,13 @@ def main() -> None:
         print(f"\n{name:11} run digest {other.run_digest}: {same}")
         print("Every bit of every step is the same." if found is None else found)
         if found is not None and len(found.onsets) > 1:
-            label = f"fingerprint/{name}"
-            panels = {f"{label}/spread": panel for panel in spread_panels(original, other).values()}
-            publish([wandb_logger, report], Event(label, arguments.epochs - 1, steps * arguments.epochs, panels))
-    report.finalize("success")
+            publish_result(
+                [wandb_logger, report],
+                found,
+                f"fingerprint/{name}",
+                epoch=arguments.epochs - 1,
+                step=steps * arguments.epochs,
+            )
     logs.say_where(arguments, wandb_logger, report)
 
 

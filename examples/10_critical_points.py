@@ -12,20 +12,20 @@ are averaged to 4 × 4 pixels, and the network is small: a search takes thousand
 
 from __future__ import annotations
 
-import argparse
-import warnings
 from collections import OrderedDict
-from pathlib import Path
 
 import lightning.pytorch as pl
 import logs
 import torch
+from common import parser, trainer
 from data import load
 from nets import Classifier
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_dynamics import CriticalPointsCallback
+from lightning_dynamics import CriticalPointsCallback, critical_points
+
+METHODS = {"newton_mr": critical_points.NewtonMR, "gradient_norm": critical_points.GradientNorm}
 
 
 class Small(Classifier):
@@ -48,45 +48,31 @@ class Small(Classifier):
 
 def main() -> None:
     """Train, search, print what was found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", choices=["newton_mr", "gradient_norm"], default="newton_mr")
-    parser.add_argument("--data-file", type=Path, help="an .npz file of images; see examples/data.py")
-    parser.add_argument("--hidden", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=0.5)
-    parser.add_argument("--probe", type=int, default=256, help="training examples that make up the loss")
-    parser.add_argument("--iterations", type=int, help="of each search; 100, or 2,000 for gradient_norm")
-    parser.add_argument("--snapshots", type=int, default=8, help="points of the training to begin from; 4 or more")
-    parser.add_argument("--seed", type=int, default=0)
-    logs.add_arguments(parser)
-    arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    made = parser(__doc__)
+    made.add_argument("--method", choices=METHODS, default="newton_mr")
+    made.add_argument("--hidden", type=int, default=8)
+    made.add_argument("--epochs", type=int, default=8)
+    made.add_argument("--lr", type=float, default=0.5)
+    made.add_argument("--probe", type=int, default=256, help="training examples that make up the loss")
+    made.add_argument("--iterations", type=int, help="of each search; 100, or 2,000 for gradient_norm")
+    made.add_argument("--snapshots", type=int, default=8, help="points of the training to begin from; 4 or more")
+    arguments = made.parse_args()
 
     pl.seed_everything(arguments.seed, verbose=False)
     train, validation = load(arguments.data_file)
     channels, classes = train.tensors[0].shape[1], int(train.tensors[1].max()) + 1
+    method = METHODS[arguments.method]
     callback = CriticalPointsCallback(
-        method=arguments.method,
-        max_iterations=arguments.iterations,
-        max_snapshots=arguments.snapshots,
+        method=method() if arguments.iterations is None else method(max_iterations=arguments.iterations),
+        trajectory=critical_points.Trajectory(max_snapshots=arguments.snapshots),
         num_examples=arguments.probe,
         batch_size=arguments.probe,
         index_of_starts=True,
     )
     wandb_logger, report = logs.loggers(arguments, run="critical_points", report="critical_points")
-    trainer = pl.Trainer(
-        max_epochs=arguments.epochs,
-        accelerator="cpu",
-        devices=1,
-        logger=[wandb_logger, report],
-        callbacks=[callback],
-        default_root_dir=arguments.out,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        log_every_n_steps=5,
-    )
     model = Small(channels, arguments.hidden, classes, arguments.lr)
-    trainer.fit(model, DataLoader(train, 64, shuffle=True), DataLoader(validation, 1000))
+    run = trainer(arguments, [wandb_logger, report], [callback], accelerator="cpu")
+    run.fit(model, DataLoader(train, 64, shuffle=True), DataLoader(validation, 1000))
 
     result = callback.last_result
     print(f"\n{'start':12}{'loss':>8} ->{'loss':>8}{'|g|^2':>10}{'index':>8}   status")

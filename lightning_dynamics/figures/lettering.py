@@ -46,23 +46,42 @@ def axis_labels(labels: Sequence[str], pitch: float) -> AxisLabels:
 
 
 def draw_x_labels(canvas: Canvas, labels: AxisLabels, left: float, top: float, pitch: float) -> int:
-    """Write the labels below ``top``; return the height they take."""
-    centres = [left + (i + 0.5) * pitch for i in labels.at]
-    canvas.lines([[(x, top), (x, top - 5)] for x in centres], color=FAINT)
-    for x, text in zip(centres, labels.texts, strict=True):
+    """Write the labels below ``top``, with their ticks; return the height they take."""
+    draw_x_ticks(canvas, labels, left, top, pitch)
+    draw_x_texts(canvas, labels, left, top, pitch)
+    return x_labels_height(labels)
+
+
+def draw_x_ticks(canvas: Canvas, labels: AxisLabels, left: float, top: float, pitch: float) -> None:
+    """Draw a short line from ``top`` downwards at each label."""
+    canvas.lines([[(x, top), (x, top - 5)] for x in (left + (i + 0.5) * pitch for i in labels.at)], color=FAINT)
+
+
+def draw_x_texts(canvas: Canvas, labels: AxisLabels, left: float, top: float, pitch: float) -> None:
+    """Write the labels below ``top``, without their ticks."""
+    for i, text in zip(labels.at, labels.texts, strict=True):
+        x = left + (i + 0.5) * pitch
         if labels.flat:
             canvas.text(x, top - 10 - labels.px, text, px=labels.px, ha="center", va="baseline")
         else:
             canvas.text(x, top - 10, text, px=labels.px, ha="right", vertical=True)
-    return x_labels_height(labels)
 
 
 def draw_y_labels(canvas: Canvas, labels: AxisLabels, right: float, first: float, pitch: float) -> None:
     """Write the labels left of ``right``, upwards from the edge ``first`` (downwards if ``pitch`` < 0)."""
-    centres = [first + (i + 0.5) * pitch for i in labels.at]
-    canvas.lines([[(right - 5, y), (right, y)] for y in centres], color=FAINT)
-    for y, text in zip(centres, labels.texts, strict=True):
-        canvas.text(right - 10, y, text, px=labels.px, ha="right")
+    draw_y_ticks(canvas, labels, right, first, pitch)
+    draw_y_texts(canvas, labels, right, first, pitch)
+
+
+def draw_y_ticks(canvas: Canvas, labels: AxisLabels, right: float, first: float, pitch: float) -> None:
+    """Draw a short line from ``right`` to the left at each label."""
+    canvas.lines([[(right - 5, y), (right, y)] for y in (first + (i + 0.5) * pitch for i in labels.at)], color=FAINT)
+
+
+def draw_y_texts(canvas: Canvas, labels: AxisLabels, right: float, first: float, pitch: float) -> None:
+    """Write the labels left of ``right``, without their ticks."""
+    for i, text in zip(labels.at, labels.texts, strict=True):
+        canvas.text(right - 10, first + (i + 0.5) * pitch, text, px=labels.px, ha="right")
 
 
 def x_labels_height(labels: AxisLabels) -> int:

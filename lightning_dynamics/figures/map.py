@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -12,10 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 from lightning_dynamics.figures.axes import AXIS_TITLE
 from lightning_dynamics.figures.canvas import PAD, TEXT_PX, Canvas, house_style
 from lightning_dynamics.figures.lettering import (
+    AxisLabels,
     axis_labels,
     draw_title_and_footer,
-    draw_x_labels,
-    draw_y_labels,
+    draw_x_texts,
+    draw_x_ticks,
+    draw_y_texts,
+    draw_y_ticks,
     fit,
     footer_height,
     title_height,
@@ -99,12 +103,14 @@ def heat_map(
     bottom = footer_height(sheet_width) + (AXIS_TITLE if x_title else 0) + x_labels_height(x_axis)
     canvas = Canvas(sheet_width, bottom + height + title_height())
 
-    draw_title_and_footer(canvas, title, footer)
-    colours = _draw_cells(canvas, values, scale, origin, left, bottom, width, height)
     up = 1 if origin == "lower" else -1
     first = bottom if origin == "lower" else bottom + height  # The outer edge of row 0.
-    draw_x_labels(canvas, x_axis, left, bottom, cell_w)
-    draw_y_labels(canvas, y_axis, left, first, up * cell_h)
+    x_place, y_place = (x_axis, left, bottom, cell_w), (y_axis, left, first, up * cell_h)
+    canvas.image(_label_texts(canvas.width, canvas.height, x_place, y_place), 0, 0)
+    draw_title_and_footer(canvas, title, footer)
+    colours = _draw_cells(canvas, values, scale, origin, left, bottom, width, height)
+    draw_x_ticks(canvas, *x_place)
+    draw_y_ticks(canvas, *y_place)
     if x_title:
         line, px = fit(x_title, width)
         canvas.text(left + width / 2, footer_height(sheet_width) + 8, line, px=px, ha="center", va="baseline")
@@ -140,6 +146,22 @@ def cell_size(rows: int, columns: int, size: int | None = None) -> tuple[float, 
     shortest = 300 if size is None else min(300, size)
     width, height = (max(pitch, float(math.ceil(shortest / n) * (n < shortest))) for n in (columns, rows))
     return width, height
+
+
+@lru_cache(maxsize=4)
+def _label_texts(
+    width: int, height: int, x: tuple[AxisLabels, int, int, float], y: tuple[AxisLabels, int, int, float]
+) -> NDArray[np.uint8]:
+    """Write the labels of both axes on a white sheet, once for the maps of all events: text takes most of the time.
+
+    ``x`` and ``y`` are what ``draw_x_texts`` and ``draw_y_texts`` take.
+    """
+    canvas = Canvas(width, height)
+    draw_x_texts(canvas, *x)
+    draw_y_texts(canvas, *y)
+    pixels = canvas.pixels()
+    pixels.setflags(write=False)
+    return pixels
 
 
 def _draw_cells(

@@ -26,11 +26,11 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
-from nets import mlp, resnet20
-from torch import Tensor, nn
+from nets import Classifier, mlp, resnet20
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
-from lightning_dynamics import LossContributionCallback
+from lightning_dynamics import LossContributionCallback, loss_contribution
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.distributed import Ranks
 from lightning_dynamics.core.isolation import isolated
@@ -44,24 +44,6 @@ BATCH = 500
 TRAINING_BATCH = 250
 OFFICIAL = {"MLP": 55_000 + 5_000, "ResNet-20": 45_000 + 5_000}
 """Examples of the paper's code: the whole training and validation set, two gradients each and step at least."""
-
-
-class Classifier(pl.LightningModule):
-    def __init__(self, net: nn.Module, lr: float = 0.1, momentum: float = 0.0) -> None:
-        super().__init__()
-        self.net = net
-        self.lr, self.momentum = lr, momentum
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = F.cross_entropy(self(batch[0]), batch[1])
-        self.log("train/loss", loss)
-        return loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=self.momentum)
 
 
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -212,7 +194,7 @@ def residuals(epochs: int) -> None:
         ("ReLU, lr 0.1, momentum 0.9", nn.ReLU, 0.1, 0.9, {"rule": "adaptive"}),
         ("ReLU, lr 0.2, momentum 0.9", nn.ReLU, 0.2, 0.9, {"rule": "simpson"}),
         ("ReLU, lr 0.2, momentum 0.9", nn.ReLU, 0.2, 0.9, {"rule": "adaptive"}),
-        ("ReLU, lr 0.2, momentum 0.9", nn.ReLU, 0.2, 0.9, {"rule": "adaptive", "tolerance": 1e-4}),
+        ("ReLU, lr 0.2, momentum 0.9", nn.ReLU, 0.2, 0.9, {"rule": loss_contribution.Adaptive(tolerance=1e-4)}),
     ]
     print(f"\nWhole runs: 64-100-50-10 on digits, minibatches of 64, {epochs} epochs, probe of {PROBE}")
     print(f"{'':30}{'rule':>22}{'loss':>18}{'residual %':>12}{'mean |r|/|dL| %':>17}{'unresolved':>14}")
@@ -230,7 +212,8 @@ def residuals(epochs: int) -> None:
         )
         trainer.fit(Classifier(net(activation), lr, momentum), DataLoader(data, 64, shuffle=True))
         result = callback.last_result
-        rule = " ".join(str(value) for value in options.values())
+        own = options["rule"]
+        rule = own if isinstance(own, str) else f"adaptive {own.tolerance}"
         print(
             f"{name:30}{rule:>22}{result.initial_loss:9.3f} -> {result.loss:5.3f}"
             f"{100 * result.relative_residual:12.4f}{100 * result.absolute_residual / result.absolute_change:17.3f}"

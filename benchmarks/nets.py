@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class Classifier(pl.LightningModule):
+    """Any of the networks, trained by SGD."""
+
+    def __init__(self, net: nn.Module, lr: float = 0.1, momentum: float = 0.0) -> None:
+        super().__init__()
+        self.net = net
+        self.lr, self.momentum = lr, momentum
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=self.momentum)
 
 
 class Block(nn.Module):

@@ -30,11 +30,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
-import torch.nn.functional as F
-from nets import mlp, resnet20
+from nets import Classifier, mlp, resnet20
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset, default_collate
@@ -55,18 +53,6 @@ ROOFLINE_TARGET, LOOP_TARGET = 1.10, 5.0
 
 
 # ---- networks ----------------------------------------------------------------------------------------------
-
-
-class Classifier(pl.LightningModule):
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return F.cross_entropy(self(batch[0]), batch[1])
 
 
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

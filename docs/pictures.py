@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,12 @@ from lightning_dynamics import (
     IntrinsicDimension,
     LandscapeCallback,
     LandscapeResult,
-    LossContributionCallback,
     LossContributionResult,
-    VoGCallback,
     VoGResult,
     subspace,
 )
-from lightning_dynamics.panels import Film, Picture
+from lightning_dynamics.figures.result import Result, closing_panels
+from lightning_dynamics.panels import Film, Panel, Picture
 from lightning_dynamics.panels.encode import gif, png
 
 ROOT = Path(__file__).parents[1]
@@ -38,13 +38,12 @@ def main() -> None:
     difficulty = VoGResult.load(max(results.glob("vog-step*.npz")))
     landscapes = [LandscapeResult.load(path) for path in sorted(results.glob("landscape-step*.npz"))]
     curvature = CurvatureResult.load(max(results.glob("curvature-step*.npz")))
-    similarity, contribution = CKACallback(), LossContributionCallback()
+    similarity = CKACallback()
     panels = dict(similarity.panels(own[-1]))
     panels |= similarity.film(own)
     panels |= {key.replace("cka/", "cka/change_"): panel for key, panel in similarity.panels(change[-1]).items()}
-    panels |= contribution.panels(path[-1])
-    panels |= contribution.film(path)
-    panels |= VoGCallback().panels(difficulty)
+    panels |= shown("loss_contribution", path)
+    panels |= shown("vog", [difficulty])
     panels |= LandscapeCallback().panels(landscapes[-1])
     panels |= LandscapeCallback(explorer=False).film(landscapes)
     panels |= CurvatureCallback().panels(curvature)
@@ -62,6 +61,13 @@ def main() -> None:
             (IMAGES / f"{name}.png").write_bytes(png(panel.image))
         elif isinstance(panel, Film):
             (IMAGES / f"{name}.gif").write_bytes(gif(Film([small(frame) for frame in panel.frames], fps=2)))
+
+
+def shown(label: str, results: Sequence[Result]) -> dict[str, Panel]:
+    """The panels of the last result, and those of the whole training."""
+    last = results[-1]
+    panels = dict(last.panels()) | {name: make() for name, make in closing_panels(last, results).items()}
+    return {f"{label}/{name}": panel for name, panel in panels.items()}
 
 
 def small(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -11,17 +11,15 @@ at its initial value lets the others do its work. Run with and without ``--freez
 
 from __future__ import annotations
 
-import argparse
-import warnings
 from collections import OrderedDict
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import lightning.pytorch as pl
 import logs
 import torch
-from data import load
-from nets import Classifier, resnet
+from common import parser, trainer
+from data import load, shape_and_classes
+from nets import Sgd, resnet
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -40,18 +38,6 @@ def fc_net(shape: torch.Size, classes: int) -> nn.Module:
             fc3=nn.Linear(50, classes),
         )
     )
-
-
-class Sgd(Classifier):
-    """Any network, trained by SGD."""
-
-    def __init__(self, net: nn.Module, lr: float, momentum: float) -> None:
-        super().__init__(net)
-        self.lr = lr
-        self.momentum = momentum
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=self.momentum)
 
 
 class Freeze(pl.Callback):
@@ -74,28 +60,23 @@ class Freeze(pl.Callback):
 
 def main() -> None:
     """Train, split the loss, print who helped."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--net", choices=["fc", "resnet"], default="fc")
-    parser.add_argument("--data-file", type=Path, help="an .npz file of images; see examples/data.py")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=0.1)
-    parser.add_argument("--momentum", type=float, help="0 for the FC net, 0.9 for the ResNet")
-    parser.add_argument("--probe", type=int, default=1000, help="training examples that the loss is measured on")
-    parser.add_argument("--rule", choices=["left", "trapezoid", "simpson", "adaptive"], default="simpson")
-    parser.add_argument("--every", type=int, default=1, help="training steps that one event spans")
-    parser.add_argument("--freeze", metavar="GLOB", help="freeze the parameters of this name, e.g. 'net.head.*'")
-    parser.add_argument("--freeze-from-step", metavar="N", type=int, default=0)
-    parser.add_argument("--per-class", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
-    logs.add_arguments(parser)
-    arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    made = parser(__doc__)
+    made.add_argument("--net", choices=["fc", "resnet"], default="fc")
+    made.add_argument("--epochs", type=int, default=10)
+    made.add_argument("--batch-size", type=int, default=64)
+    made.add_argument("--lr", type=float, default=0.1)
+    made.add_argument("--momentum", type=float, help="0 for the FC net, 0.9 for the ResNet")
+    made.add_argument("--probe", type=int, default=1000, help="training examples that the loss is measured on")
+    made.add_argument("--rule", choices=["left", "trapezoid", "simpson", "adaptive"], default="simpson")
+    made.add_argument("--every", type=int, default=1, help="training steps that one event spans")
+    made.add_argument("--freeze", metavar="GLOB", help="freeze the parameters of this name, e.g. 'net.head.*'")
+    made.add_argument("--freeze-from-step", metavar="N", type=int, default=0)
+    made.add_argument("--per-class", action="store_true")
+    arguments = made.parse_args()
 
     pl.seed_everything(arguments.seed, verbose=False)
     train, validation = load(arguments.data_file)
-    shape, classes = train.tensors[0].shape[1:], int(train.tensors[1].max()) + 1
-    net = (fc_net if arguments.net == "fc" else resnet)(shape, classes)
+    net = (fc_net if arguments.net == "fc" else resnet)(*shape_and_classes(train))
     momentum = arguments.momentum if arguments.momentum is not None else {"fc": 0.0, "resnet": 0.9}[arguments.net]
     callback = LossContributionCallback(
         num_examples=arguments.probe,
@@ -105,27 +86,16 @@ def main() -> None:
         second_data="val",
     )
     name = f"loss_contribution_{arguments.net}"
-    wandb_logger, report = logs.loggers(arguments, run=name, report=name)
+    loggers = logs.loggers(arguments, run=name, report=name)
     model = Sgd(net, arguments.lr, momentum)
     callbacks: list[pl.Callback] = [callback]
     if arguments.freeze is not None:
         chosen = {name: p for name, p in model.named_parameters() if fnmatchcase(name, arguments.freeze)}
         if not chosen:
             names = ", ".join(name for name, _ in model.named_parameters())
-            parser.error(f"--freeze {arguments.freeze!r} matches no parameter; there are: {names}")
+            made.error(f"--freeze {arguments.freeze!r} matches no parameter; there are: {names}")
         callbacks.append(Freeze(chosen, arguments.freeze_from_step))
-    trainer = pl.Trainer(
-        max_epochs=arguments.epochs,
-        accelerator="auto",
-        devices=1,
-        logger=[wandb_logger, report],
-        callbacks=callbacks,
-        default_root_dir=arguments.out,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        log_every_n_steps=5,
-    )
-    trainer.fit(
+    trainer(arguments, loggers, callbacks).fit(
         model,
         DataLoader(train, arguments.batch_size, shuffle=True),
         DataLoader(validation, 1000),
@@ -144,7 +114,7 @@ def main() -> None:
         f"\nof the parameters that change the loss, {100 * share[:epoch].nanmean():.1f} % help in the first epoch, "
         f"{100 * share[-epoch:].nanmean():.1f} % in the last"
     )
-    logs.say_where(arguments, wandb_logger, report)
+    logs.say_where(arguments, *loggers)
 
 
 if __name__ == "__main__":

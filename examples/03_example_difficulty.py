@@ -15,22 +15,19 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import warnings
 from contextlib import nullcontext, redirect_stdout
-from pathlib import Path
 
 import lightning.pytorch as pl
 import logs
 import torch
-from data import load
+from common import parser, trainer
+from data import load, shape_and_classes
 from lightning.pytorch.loggers import Logger
 from nets import AlongACosine, resnet
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_dynamics import DifficultySampler, VoGCallback, VoGResult
-from lightning_dynamics.analyses.vog import compare_runs
-from lightning_dynamics.analyses.vog.estimator import error_by_percentile
+from lightning_dynamics import DifficultySampler, VoGCallback, VoGResult, vog
 
 
 def corrupt(data: TensorDataset, share: float, seed: int) -> tuple[TensorDataset, Tensor]:
@@ -74,7 +71,7 @@ def print_errors(result: VoGResult) -> None:
         for when, predictions in (("then", result.window_predictions[window]), ("now", result.predictions)):
             if when == "now" and bool((predictions == result.window_predictions[window]).all()):
                 continue
-            rates = 100 * error_by_percentile(result.class_normalized[window], predictions != result.labels)
+            rates = 100 * vog.error_by_percentile(result.class_normalized[window], predictions != result.labels)
             print(f"{f'{window}, errors {when}':24}" + "".join(f"{rate:7.1f}" for rate in rates.tolist()))
 
 
@@ -97,51 +94,39 @@ def train(
         share = {"share": arguments.drop} if order.startswith("drop") else {}
         chosen = DifficultySampler(data, on_train, order=order, score=score or "vog", seed=seed, **share)
     loader = DataLoader(data, arguments.batch_size, shuffle=chosen is None, sampler=chosen, drop_last=True)
-    trainer = pl.Trainer(
-        max_epochs=arguments.epochs,
-        accelerator="auto",
-        devices=1,
-        logger=list(loggers),
-        callbacks=[on_train, on_validation] if loggers else [on_train],
-        default_root_dir=arguments.out,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=bool(loggers),
-        log_every_n_steps=5,
+    run = trainer(
+        arguments, loggers, [on_train, on_validation] if loggers else [on_train], enable_progress_bar=bool(loggers)
     )
-    shape, classes = data.tensors[0].shape[1:], int(data.tensors[1].max()) + 1
+    net = resnet(*shape_and_classes(data))
     with nullcontext() if loggers else redirect_stdout(None):  # only the first run has something to say
-        trainer.fit(AlongACosine(resnet(shape, classes), arguments.lr), loader, DataLoader(validation, 1000))
-    return on_train.last_result, on_validation.last_result, float(trainer.callback_metrics["val/accuracy"])
+        run.fit(AlongACosine(net, arguments.lr), loader, DataLoader(validation, 1000))
+    return on_train.last_result, on_validation.last_result, float(run.callback_metrics["val/accuracy"])
 
 
 def main() -> None:
     """Corrupt, train, score, compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-file", type=Path, help="an .npz file of images; see examples/data.py")
-    parser.add_argument("--corrupt-labels", metavar="SHARE", type=float, default=0.1)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--every", type=int, default=1, help="epochs from one event to the next")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=0.05)
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each kind")
-    parser.add_argument(
+    made = parser(__doc__, seed=False)
+    made.add_argument("--corrupt-labels", metavar="SHARE", type=float, default=0.1)
+    made.add_argument("--epochs", type=int, default=20)
+    made.add_argument("--every", type=int, default=1, help="epochs from one event to the next")
+    made.add_argument("--batch-size", type=int, default=64)
+    made.add_argument("--lr", type=float, default=0.05)
+    made.add_argument("--seeds", type=int, default=1, help="runs of each kind")
+    made.add_argument(
         "--samplers",
         nargs="*",
         metavar="ORDER[:SCORE]",
         default=["random", "drop_hardest:aum", "drop_hardest:vog", "proportional:vog", "easy_first:vog"],
         help="ways to draw the training examples, compared by validation accuracy",
     )
-    parser.add_argument(
+    made.add_argument(
         "--drop", metavar="SHARE", type=float, help="for drop_*; by default the share of corrupted labels"
     )
-    logs.add_arguments(parser)
-    arguments = parser.parse_args()
+    arguments = made.parse_args()
     if not 0 <= arguments.corrupt_labels < 1:
-        parser.error(f"--corrupt-labels {arguments.corrupt_labels}: a share, from 0 to below 1")
+        made.error(f"--corrupt-labels {arguments.corrupt_labels}: a share, from 0 to below 1")
     if arguments.drop is None:
         arguments.drop = arguments.corrupt_labels or 0.1
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 
     train_data, validation = load(arguments.data_file)
     train_data, corrupted = corrupt(train_data, arguments.corrupt_labels, seed=1)
@@ -158,7 +143,7 @@ def main() -> None:
     if on_validation is not None:
         print_errors(on_validation)
     if len(runs) > 1:
-        comparison = compare_runs([one for one, _, _ in runs], names=[f"seed {seed}" for seed in range(len(runs))])
+        comparison = vog.compare_runs([one for one, _, _ in runs], names=[f"seed {seed}" for seed in range(len(runs))])
         comparison.publish([wandb_logger, report])
         print(f"\nrank correlation of the scores of {len(runs)} runs")
         for score in comparison.correlations:

@@ -4,7 +4,7 @@ from lightning_dynamics.analyses.vog import figures  # noqa: F401  (registers ho
 from lightning_dynamics.analyses.vog.callback import VoGCallback
 from lightning_dynamics.analyses.vog.checkpoints import score_checkpoints
 from lightning_dynamics.analyses.vog.comparison import RunComparison, compare_runs
-from lightning_dynamics.analyses.vog.estimator import normalize_per_class, variance_of_gradients
+from lightning_dynamics.analyses.vog.estimator import error_by_percentile, normalize_per_class, variance_of_gradients
 from lightning_dynamics.analyses.vog.methods import IntegratedGradients, SmoothGrad
 from lightning_dynamics.analyses.vog.result import VoGResult
 from lightning_dynamics.analyses.vog.windows import Window
@@ -17,6 +17,7 @@ __all__ = [
     "VoGResult",
     "Window",
     "compare_runs",
+    "error_by_percentile",
     "normalize_per_class",
     "score_checkpoints",
     "variance_of_gradients",

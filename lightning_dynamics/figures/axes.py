@@ -188,6 +188,16 @@ def draw_x_grid(canvas: Canvas, plot: Plot, ticks: Sequence[float]) -> None:
     canvas.lines([[(x, plot.bottom), (x, plot.bottom + plot.height)] for x in plot.x(ticks)], color=GRID)
 
 
+def draw_number_axes(canvas: Canvas, plot: Plot, x_title: str, y_title: str) -> None:
+    """Both axes of a chart of points: round ticks, a grid, titles."""
+    x_ticks, y_ticks = tick_values(*plot.x_limits), tick_values(*plot.y_limits)
+    draw_x_grid(canvas, plot, x_ticks)
+    draw_y_axis(canvas, plot, y_ticks, tick_texts(y_ticks), NUMBERS)
+    draw_x_axis(canvas, plot, x_ticks, tick_texts(x_ticks))
+    draw_x_title(canvas, plot, x_title)
+    draw_y_title(canvas, plot, y_title)
+
+
 def x_axis_height(title: str = "") -> int:
     """Pixels that :func:`draw_x_axis` and the axis title take."""
     return 14 + math.ceil(1.2 * TEXT_PX) + (AXIS_TITLE if title else 0)

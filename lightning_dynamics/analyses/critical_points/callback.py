@@ -10,13 +10,13 @@ from torch import Tensor
 
 from lightning_dynamics.analyses.arguments import Data, OnError
 from lightning_dynamics.analyses.callback import AnalysisCallback
+from lightning_dynamics.analyses.critical_points.double_precision import as_double, in_double
 from lightning_dynamics.analyses.critical_points.functions import search_all
 from lightning_dynamics.analyses.critical_points.index import ITERATIONS, SAMPLES
 from lightning_dynamics.analyses.critical_points.result import CriticalPointsResult, Rows
 from lightning_dynamics.analyses.critical_points.settings import GradientNorm, MethodName, NewtonMR, Search, Trajectory
 from lightning_dynamics.analyses.critical_points.starts import checkpoint_states, state_of
 from lightning_dynamics.analyses.critical_points.surface import LossSurface, State
-from lightning_dynamics.analyses.critical_points.widening import as_double, in_double
 from lightning_dynamics.analyses.curvature.checks import check_batchnorm, check_parameters, described
 from lightning_dynamics.analyses.curvature.minibatches import Minibatches
 from lightning_dynamics.core.context import Context

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_dynamics.analyses.critical_points.double_precision import as_double, in_double
 from lightning_dynamics.analyses.critical_points.index import index_at, unknown
 from lightning_dynamics.analyses.critical_points.point import CriticalPoint, distance
 from lightning_dynamics.analyses.critical_points.search import search
 from lightning_dynamics.analyses.critical_points.settings import GradientNorm, MethodName, NewtonMR, Search
 from lightning_dynamics.analyses.critical_points.starts import Start, named_starts
 from lightning_dynamics.analyses.critical_points.surface import LossSurface, State
-from lightning_dynamics.analyses.critical_points.widening import as_double, in_double
 from lightning_dynamics.analyses.curvature.checks import check_function, check_parameters
 from lightning_dynamics.analyses.curvature.minibatches import Minibatches
 from lightning_dynamics.analyses.curvature.operator import NotFinite
@@ -105,7 +105,7 @@ def find(
     check_parameters(chosen)
     begin = named_starts(starts, module, chosen)
     with isolated(module, mode=mode, seed=seed) as streams, silenced(module), in_double(module):
-        held = Minibatches.held(_widened(batches), seed=seed, streams=streams)
+        held = Minibatches.held(_in_double(batches), seed=seed, streams=streams)
         surface = LossSurface(module, loss_fn, held, select_parameters(module, parameters), keep_graphs)
         surface.check(parameters)
         points = search_all(surface, begin, how, description=description, index_of_starts=index_of_starts)
@@ -193,7 +193,7 @@ def _search(
         )
 
 
-def _widened(batches: Any) -> Any:
+def _in_double(batches: Any) -> Any:
     """What is no iterable of batches is left as it is, for ``Minibatches`` to complain about."""
     if isinstance(batches, Tensor | str | Mapping) or not isinstance(batches, Iterable):
         return batches

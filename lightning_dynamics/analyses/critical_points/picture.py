@@ -8,21 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_dynamics.figures.axes import (
-    NUMBERS,
-    Plot,
-    draw_nothing,
-    draw_x_axis,
-    draw_x_grid,
-    draw_x_title,
-    draw_y_axis,
-    draw_y_title,
-    round_limits,
-    start_chart,
-    tick_texts,
-)
+from lightning_dynamics.figures.axes import Plot, draw_nothing, draw_number_axes, round_limits, start_chart
 from lightning_dynamics.figures.canvas import FAINT, Canvas, house_style
-from lightning_dynamics.figures.scale import tick_values
 
 _WIDTH, _HEIGHT, _LEGEND, _EDGE = 860, 520, 36, 16
 _STARTS = "start of a search"
@@ -88,12 +75,7 @@ def index_against_loss(
         beside=30,
         edge=_EDGE,
     )
-    x_ticks, y_ticks = tick_values(*plot.x_limits), tick_values(*plot.y_limits)
-    draw_x_grid(canvas, plot, x_ticks)
-    draw_y_axis(canvas, plot, y_ticks, tick_texts(y_ticks), NUMBERS)
-    draw_x_axis(canvas, plot, x_ticks, tick_texts(x_ticks))
-    draw_x_title(canvas, plot, "loss")
-    draw_y_title(canvas, plot, "index: share of negative eigenvalues")
+    draw_number_axes(canvas, plot, "loss", "index: share of negative eigenvalues")
     if not shown.any():
         draw_nothing(canvas, plot)
     places = [np.stack([plot.x(part[0]), plot.y(part[1])]) for part in (ends, begins)]

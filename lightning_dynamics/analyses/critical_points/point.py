@@ -18,7 +18,7 @@ class CriticalPoint:
     Args:
         start: name of the start.
         status: ``"critical"``, ``"gradient-flat"`` or ``"unfinished"``; see
-            :class:`~lightning_dynamics.critical_points.search.Course`.
+            :class:`~lightning_dynamics.critical_points.search.SearchPath`.
         stopped: why the search ended: ``"converged"``, ``"stalled"``, ``"iterations"`` or ``"not finite"``.
         loss: L at the point.
         squared_gradient_norm: ‖g‖² at the point.

@@ -41,7 +41,7 @@ class Surface(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
+class SearchPath:
     """Where a search has led, and how.
 
     Args:
@@ -65,7 +65,7 @@ class Course:
     newton_residual: float
 
 
-def search(surface: Surface, start: Tensor, how: Search, advanced: Callable[[], None] = lambda: None) -> Course:
+def search(surface: Surface, start: Tensor, how: Search, advanced: Callable[[], None] = lambda: None) -> SearchPath:
     """Lower ‖g‖² from ``start`` until it is small enough, no longer falls, or the iterations are used up.
 
     What is lowered is ½‖g‖², whose own gradient is Hg: a point where that vanishes is critical, or g lies in the kernel
@@ -87,7 +87,7 @@ def search(surface: Surface, start: Tensor, how: Search, advanced: Callable[[], 
         how: method and tolerances.
         advanced: called before every step.
     """
-    watched = _Watched(surface)
+    watched = _Measured(surface)
     stride = _NewtonSteps(how.method) if isinstance(how.method, NewtonMR) else _DescentSteps()
     point, patience, since = start.clone(), how.method.patience, 0
     losses, squared = [math.nan], [math.nan]
@@ -106,20 +106,20 @@ def search(surface: Surface, start: Tensor, how: Search, advanced: Callable[[], 
                 squared.append(float(gradient @ gradient))
             latest = len(squared) - 1
             if moved is None or (latest - since >= patience and squared[-1] > _STALLED * squared[latest - patience]):
-                if not stride.tightened():
+                if not stride.continues_exactly():
                     stopped = "stalled"
                     break
                 since = latest
         if squared[-1] <= how.tolerance:
-            return Course(point, "critical", "converged", losses, squared, math.nan, math.nan)
+            return SearchPath(point, "critical", "converged", losses, squared, math.nan, math.nan)
         flatness, residual, is_flat = _in_the_kernel(watched, gradient, how)
     except NotFinite:
-        return Course(point, "unfinished", "not finite", losses, squared, math.nan, math.nan)
+        return SearchPath(point, "unfinished", "not finite", losses, squared, math.nan, math.nan)
     status: Status = "gradient-flat" if is_flat and stopped == "stalled" else "unfinished"
-    return Course(point, status, stopped, losses, squared, flatness, residual)
+    return SearchPath(point, status, stopped, losses, squared, flatness, residual)
 
 
-def _in_the_kernel(surface: _Watched, gradient: Tensor, how: Search) -> tuple[float, float, bool]:
+def _in_the_kernel(surface: _Measured, gradient: Tensor, how: Search) -> tuple[float, float, bool]:
     """Both measures of :func:`search`, and what they say."""
     solved = minres(
         surface.product,
@@ -139,7 +139,7 @@ def _kept(size: int) -> int:
     return max(2, _BASIS_BYTES // (8 * size))
 
 
-class _Watched:
+class _Measured:
     """A surface, and the largest ‖Hv‖ / ‖v‖ seen on it."""
 
     def __init__(self, surface: Surface) -> None:
@@ -184,12 +184,12 @@ class _NewtonSteps:
         self._start = math.nan
         self._is_exact = False
 
-    def tightened(self) -> bool:
+    def continues_exactly(self) -> bool:
         """Whether it goes on with exact steps, after inexact ones."""
         goes_on, self._is_exact = not self._is_exact, True
         return goes_on
 
-    def step(self, surface: _Watched, point: Tensor, gradient: Tensor) -> tuple[Tensor, float, Tensor] | None:
+    def step(self, surface: _Measured, point: Tensor, gradient: Tensor) -> tuple[Tensor, float, Tensor] | None:
         steepness = float(gradient.norm())
         self._start = steepness if math.isnan(self._start) else self._start
         left = 0.0 if self._is_exact else steepness / self._start
@@ -227,11 +227,11 @@ class _DescentSteps:
     def __init__(self) -> None:
         self._last: tuple[Tensor, Tensor] | None = None
 
-    def tightened(self) -> bool:
+    def continues_exactly(self) -> bool:
         """There is nothing to go on with."""
         return False
 
-    def step(self, surface: _Watched, point: Tensor, gradient: Tensor) -> tuple[Tensor, float, Tensor] | None:
+    def step(self, surface: _Measured, point: Tensor, gradient: Tensor) -> tuple[Tensor, float, Tensor] | None:
         downhill = surface.product(gradient)
         fall = float(downhill @ downhill)
         if not fall > 0:

@@ -1,12 +1,20 @@
-"""Curvature of the loss: eigenvalues, trace and spectrum of the Hessian, from its products with vectors."""
+"""Curvature of the loss: eigenvalues, trace and spectrum of the Hessian, from its products with vectors.
+
+The functions need no Trainer, and leave the module bit for bit as it was. In all of them ``loss_fn(module, batch)`` is
+the mean over the batch's examples, and ``batches`` any iterable of batches: tensors, or tuples, lists or mappings of
+tensors, of any sizes. They are read once and held in memory. A batch of n examples (rows of its first tensor) counts
+with weight n: the curvature is that of the mean over all examples.
+"""
 
 from lightning_dynamics.analyses.curvature import figures  # noqa: F401  (registers how a CurvatureResult looks)
 from lightning_dynamics.analyses.curvature.callback import CurvatureCallback
-from lightning_dynamics.analyses.curvature.functions import (
+from lightning_dynamics.analyses.curvature.eigenvalues import (
     ExtremeEigenvalues,
-    TraceEstimate,
     extreme_eigenvalues,
     gradient_flatness,
+)
+from lightning_dynamics.analyses.curvature.functions import (
+    TraceEstimate,
     hessian_vector_product,
     hutchinson_trace,
     spectral_density,

@@ -33,7 +33,7 @@ class GradientFlatness:
 
 
 def flatness_of(operator: HessianOperator, found: ExtremePairs) -> GradientFlatness:
-    """See :func:`~lightning_dynamics.curvature.functions.gradient_flatness`."""
+    """See :func:`~lightning_dynamics.curvature.gradient_flatness`."""
     gradient = operator.gradient()
     norm = float(gradient.norm(dtype=torch.float64))
     if norm == 0:

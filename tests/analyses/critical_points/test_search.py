@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_dynamics.analyses.critical_points.index import index_at, unknown
-from lightning_dynamics.analyses.critical_points.search import _in_the_kernel, _Watched, search
+from lightning_dynamics.analyses.critical_points.search import _in_the_kernel, _Measured, search
 from lightning_dynamics.analyses.critical_points.settings import GradientNorm, Method, NewtonMR, Search
 from lightning_dynamics.analyses.curvature.operator import NotFinite
 
@@ -83,7 +83,7 @@ def test_the_gradient_may_lie_in_the_kernel_of_a_hessian_that_does_not_vanish() 
 @pytest.mark.parametrize(("slope", "is_flat"), [(0.1, True), (1.0, False)], ids=["mostly", "by half"])
 def test_a_gradient_that_lies_mostly_in_the_kernel_counts(slope: float, is_flat: bool) -> None:
     """A small rest along a steep direction dominates Hg; what no Newton step takes away tells better."""
-    surface = _Watched(Plain(lambda x: 0.5 * x[0] ** 2 + 0.00005 * x[1] ** 2))
+    surface = _Measured(Plain(lambda x: 0.5 * x[0] ** 2 + 0.00005 * x[1] ** 2))
     _, gradient = surface.at(point(slope, 10000.0))
     surface.product(point(1.0, 0.0))  # Λ = 1 has been met
     flatness, residual, answer = _in_the_kernel(surface, gradient, Search())

@@ -26,7 +26,7 @@ def in_double(module: nn.Module) -> Iterator[None]:
     before = torch.get_default_dtype()
     copies: dict[int, Tensor] = {}
 
-    def widened(tensor: Tensor) -> Tensor:
+    def converted(tensor: Tensor) -> Tensor:
         if id(tensor) not in copies:
             value = tensor.detach().to(torch.float64, copy=True)
             copies[id(tensor)] = nn.Parameter(value) if isinstance(tensor, nn.Parameter) else value
@@ -40,13 +40,13 @@ def in_double(module: nn.Module) -> Iterator[None]:
             )
         for name, parameter in list(submodule._parameters.items()):
             if parameter is not None and _is_wanted(parameter):
-                setattr(submodule, name, widened(parameter))  # recurrent layers keep a list of theirs up to date
+                setattr(submodule, name, converted(parameter))  # recurrent layers keep a list of theirs up to date
         for name, buffer in list(submodule._buffers.items()):
             if buffer is not None and _is_wanted(buffer):
-                submodule._buffers[name] = widened(buffer)
+                submodule._buffers[name] = converted(buffer)
         for name, value in list(vars(submodule).items()):
             if _is_wanted(value):
-                vars(submodule)[name] = widened(value)
+                vars(submodule)[name] = converted(value)
     torch.set_default_dtype(torch.float64)
     try:
         yield

@@ -1,0 +1,60 @@
+"""The Hessian of any module's loss on batches in memory, for functions that need no Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_dynamics.analyses.curvature.checks import check_function, check_parameters
+from lightning_dynamics.analyses.curvature.minibatches import Minibatches
+from lightning_dynamics.analyses.curvature.operator import HessianOperator
+from lightning_dynamics.core.isolation import Mode, isolated
+from lightning_dynamics.core.objective import LossFn, silenced
+from lightning_dynamics.core.parameters import select_parameters, unflatten
+
+Direction = dict[str, Tensor]
+"""Parameter name to a tensor of its shape."""
+
+
+@contextmanager
+def local_operator(
+    module: nn.Module,
+    loss_fn: LossFn,
+    batches: Iterable[Any],
+    parameters: str | Sequence[str],
+    mode: Mode,
+    seed: int,
+    keep_graphs: bool | None,
+) -> Iterator[tuple[HessianOperator, dict[str, nn.Parameter]]]:
+    """The operator and the parameters it is for; the module is left bit for bit as it was.
+
+    Args:
+        module: in float32 or float64.
+        loss_fn: ``(module, batch) -> scalar``, the mean over the batch's examples.
+        batches: see :mod:`lightning_dynamics.curvature`.
+        parameters: globs: the coordinates.
+        mode: ``"eval"`` or ``"train"``.
+        seed: of whatever is random in the module.
+        keep_graphs: see :class:`HessianOperator`.
+
+    Raises:
+        ConfigurationError: no such parameters, no batches, no function.
+    """
+    check_function(loss_fn, mode)
+    chosen = select_parameters(module, parameters)
+    check_parameters(chosen)
+    with isolated(module, mode=mode, seed=seed) as streams, silenced(module):
+        held = Minibatches.held(batches, seed=seed, streams=streams)
+        operator = HessianOperator(module, loss_fn, held, chosen, keep_graphs=keep_graphs)
+        try:
+            yield operator, chosen
+        finally:
+            operator.forget()
+
+
+def direction(flat: Tensor, like: Mapping[str, nn.Parameter]) -> Direction:
+    """A ``(P,)`` vector by parameter, in the parameters' shapes and dtypes."""
+    return {name: piece.to(like[name], copy=True) for name, piece in unflatten(flat, like).items()}

@@ -51,6 +51,11 @@ def unflatten(flat: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
+def copied(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The values as they are now."""
+    return {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+
 def assign(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     """Write values into parameters in place; storage and identity stay."""
     for name, parameter in parameters.items():

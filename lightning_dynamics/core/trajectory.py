@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,8 +35,8 @@ class Trajectory:
 
     max_snapshots: int = 64
     snapshot_every_n_steps: int = 1
-    memory_limit: int = 2**30
-    memory_folder: str | None = None
+    memory_limit: int = field(default=2**30, repr=False)
+    memory_folder: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Check the numbers."""

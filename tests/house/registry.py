@@ -14,6 +14,7 @@ from lightning_dynamics import (
     LandscapeCallback,
     LossContributionCallback,
     VoGCallback,
+    landscape,
     loss_contribution,
     vog,
 )
@@ -86,18 +87,18 @@ def _landscape(**overrides: Any) -> LandscapeCallback:
 
 def _landscape_with_trajectory(**overrides: Any) -> LandscapeCallback:
     # One snapshot, when training begins: the number of others depends on that of the processes.
-    settings = {"trajectory": True, "snapshot_every_n_steps": 100, "second_data": "train", "dropout": "fixed"}
-    return _landscape(**settings | {"batch_size": None, "renormalize": False, "explorer": False} | overrides)
+    settings = {"trajectory": landscape.Trajectory(snapshot_every_n_steps=100), "second_data": "train"}
+    settings |= {"slice": landscape.RandomPlane(renormalize=False), "dropout": "fixed", "explorer": False}
+    return _landscape(**settings | {"batch_size": None} | overrides)
 
 
 def _landscape_along_a_line(**overrides: Any) -> LandscapeCallback:
-    return _landscape(**{"directions": "random_line", "resolution": 4, "batchnorm": "batch"} | overrides)
+    return _landscape(**{"slice": "random_line", "resolution": 4, "batchnorm": "batch"} | overrides)
 
 
 def _landscape_of_the_hessian(**overrides: Any) -> LandscapeCallback:
     settings = {
-        "directions": "hessian",
-        "parameters": "head.*",
+        "slice": landscape.HessianPlane(parameters="head.*"),
         "curvature_resolution": 2,
         "span": 0.1,
         "explorer": False,
@@ -277,15 +278,14 @@ CASES = {
         keys=("contour", "surface", "values"),
         bad=_ANYWHERE
         + (
-            ({"directions": "diagonal"}, "directions"),
-            ({"directions": "points"}, "points"),
-            ({"points": ["current"]}, "points"),
-            ({"points": ["current", "current"]}, "points"),
-            ({"points": ["current", "no_such.ckpt"]}, "points"),
-            ({"points": ["current", "initialization"], "directions": "pca"}, "points"),
-            ({"directions": "pca", "trajectory": False}, "trajectory"),
-            ({"directions": "pca", "at_start": True}, "at_start"),
-            ({"directions": "random_line", "curvature_resolution": 3}, "curvature_resolution"),
+            ({"slice": "diagonal"}, "slice"),
+            ({"slice": 3}, "slice"),
+            ({"slice": ["current"]}, "points"),
+            ({"slice": ["current", "current"]}, "points"),
+            ({"slice": ["current", "no_such.ckpt"]}, "points"),
+            ({"slice": "pca", "at_start": True}, "at_start"),
+            ({"slice": "random_line", "curvature_resolution": 3}, "curvature_resolution"),
+            ({"slice": ["current", "initialization"], "curvature_resolution": 3}, "curvature_resolution"),
             ({"resolution": 1}, "resolution"),
             ({"resolution": [3, 1]}, "resolution"),
             ({"resolution": "fine"}, "resolution"),
@@ -293,7 +293,6 @@ CASES = {
             ({"span": float("nan")}, "span"),
             ({"radius": -1.0}, "radius"),
             ({"weight_decay": -0.1}, "weight_decay"),
-            ({"normalize": "filters"}, "normalize"),
             ({"batchnorm": "off"}, "batchnorm"),
             ({"dropout": "on"}, "dropout"),
             ({"parameters": "generator.*"}, "parameters"),
@@ -305,25 +304,25 @@ CASES = {
             ({"max_snapshots": 1}, "max_snapshots"),
             ({"snapshot_every_n_steps": 0}, "snapshot_every_n_steps"),
         ),
-        yaml={"resolution": 3, "normalize": "layer", "parameters": ["conv.*", "head.*"], "trajectory": True},
+        yaml={"resolution": 3, "slice": "random", "parameters": ["conv.*", "head.*"], "trajectory": True},
     ),
     "landscape with a trajectory": Case(
         make=_landscape_with_trajectory,
         keys=("contour", "surface", "trajectory", "values"),
         bad=_ANYWHERE,
-        yaml={"directions": "pca", "resolution": [2, 3], "every_n_epochs": 2},
+        yaml={"slice": _value("landscape.TrajectoryPlane", max_snapshots=8), "resolution": [2, 3], "every_n_epochs": 2},
     ),
     "landscape along a line": Case(
         make=_landscape_along_a_line,
         keys=("line", "values"),
         bad=_ANYWHERE,
-        yaml={"points": ["current", "initialization"], "quantities": ["accuracy"]},
+        yaml={"slice": ["current", "initialization"], "quantities": ["accuracy"]},
     ),
     "landscape of the hessian": Case(
         make=_landscape_of_the_hessian,
         keys=("contour", "surface", "non_convexity", "values"),
         bad=_ANYWHERE,
-        yaml={"directions": "gradient", "resolution": 3, "span": 0.1},
+        yaml={"slice": "gradient", "resolution": 3, "span": 0.1},
     ),
     "curvature": Case(
         make=_curvature,

@@ -1,5 +1,6 @@
 """Slices through the loss around and between solutions: Li, Xu, Taylor, Studer, Goldstein 2018."""
 
+from lightning_dynamics.analyses.landscape import figures  # noqa: F401  (registers how a LandscapeResult looks)
 from lightning_dynamics.analyses.landscape.callback import LandscapeCallback
 from lightning_dynamics.analyses.landscape.estimator import (
     barrier,
@@ -13,10 +14,28 @@ from lightning_dynamics.analyses.landscape.estimator import (
 )
 from lightning_dynamics.analyses.landscape.evaluation import evaluate_line, evaluate_plane
 from lightning_dynamics.analyses.landscape.result import LandscapeResult
+from lightning_dynamics.analyses.landscape.slices import (
+    GradientPlane,
+    HessianPlane,
+    RandomLine,
+    RandomPlane,
+    Slice,
+    TrajectoryPlane,
+)
+from lightning_dynamics.analyses.landscape.through import Through
+from lightning_dynamics.core.trajectory import Trajectory
 
 __all__ = [
+    "GradientPlane",
+    "HessianPlane",
     "LandscapeCallback",
     "LandscapeResult",
+    "RandomLine",
+    "RandomPlane",
+    "Slice",
+    "Through",
+    "Trajectory",
+    "TrajectoryPlane",
     "barrier",
     "cosine",
     "difference",

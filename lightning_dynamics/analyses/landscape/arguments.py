@@ -4,46 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from os import PathLike
+from typing import Any
 
-from lightning_dynamics.analyses.landscape.estimator import Normalization
+from lightning_dynamics.analyses.landscape.slices import Slice
+from lightning_dynamics.analyses.landscape.through import Through
 from lightning_dynamics.core.lightning import ConfigurationError
 
-Directions = Literal["random", "random_line", "points", "pca", "hessian", "gradient"]
-DIRECTIONS: tuple[str, ...] = get_args(Directions)
 
-
-def checked_points(directions: str, points: Any) -> list[str]:
-    """The points' names; none unless the slice goes through points.
-
-    Raises:
-        ConfigurationError: unknown ``directions``; ``points`` missing, too many, or twice the same.
-    """
-    if directions not in DIRECTIONS:
-        raise ConfigurationError(f"`directions` must be one of {', '.join(DIRECTIONS)}; got {directions!r}")
-    if directions != "points":
-        if points is not None:
-            raise ConfigurationError(f"`points` are for `directions='points'`, not for {directions!r}")
-        return []
-    if isinstance(points, str) or not isinstance(points, Sequence) or len(points) not in (2, 3):
-        raise ConfigurationError(
-            f"`points` must be two (a line) or three (a plane) of 'initialization', 'current' and checkpoints' paths; "
-            f"got {points!r}"
-        )
-    names = list(map(str, points))
-    if len(set(names)) < len(names):
-        raise ConfigurationError(f"`points`: the same one twice in {names}; a line or plane needs different ones")
-    return names
-
-
-def check_numbers(normalize: str, span: Any, radius: Any, weight_decay: Any) -> None:
+def check_numbers(span: Any, radius: Any, weight_decay: Any) -> None:
     """Refuse values that cannot work.
 
     Raises:
         ConfigurationError: naming the argument.
     """
-    if normalize not in get_args(Normalization):
-        raise ConfigurationError(f"`normalize` must be 'filter', 'layer' or 'none'; got {normalize!r}")
     for name, value in (("span", span), ("radius", radius)):
         if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
             raise ConfigurationError(
@@ -65,3 +39,28 @@ def pair(resolution: Any, argument: str) -> tuple[int, int]:
     if len(both) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 2 for n in both):
         raise ConfigurationError(f"`{argument}` must be at least 2 points along each axis, got {resolution!r}")
     return both
+
+
+def slice_of(given: Slice | str | Sequence[str | PathLike[str]]) -> Slice:
+    """A slice given as itself, by its word, or as a list of points.
+
+    Raises:
+        ConfigurationError: an unknown word, or points that cannot work.
+    """
+    if isinstance(given, Slice):
+        return given
+    known = {word: cls for cls in _kinds(Slice) for word in cls.words}
+    if isinstance(given, str):
+        if given in known:
+            return known[given]()
+        raise ConfigurationError(
+            f"`slice` must be one of {', '.join(map(repr, known))}, a list of two or three points, or a value such as "
+            f"`landscape.RandomPlane()`; got {given!r}"
+        )
+    if isinstance(given, Sequence):
+        return Through(*given)
+    raise ConfigurationError(f"`slice` must be a word, a list of points or a slice; got {given!r}")
+
+
+def _kinds(base: Any) -> list[Any]:
+    return [kind for cls in base.__subclasses__() for kind in (cls, *_kinds(cls))]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lightning_dynamics.analyses.landscape.estimator import Direction, cosine, norm
-from lightning_dynamics.analyses.landscape.evaluator import BatchNormMode, DropoutMode, Evaluator
+from lightning_dynamics.analyses.landscape.evaluator import BatchNormMode, DropoutMode, EvaluationSettings, Evaluator
 from lightning_dynamics.analyses.landscape.movable import Movable
 from lightning_dynamics.analyses.landscape.quantities import MetricFn
 from lightning_dynamics.analyses.landscape.result import LandscapeResult
@@ -77,24 +76,10 @@ def evaluate_plane(
     """
     if len(directions) != 2:
         raise ConfigurationError(f"`directions`: a plane has two, got {len(directions)}")
-    x, y = _coordinates(xs, "xs"), _coordinates(ys, "ys")
-    with _at_work(
-        module,
-        batches,
-        directions,
-        loss_fn=loss_fn,
-        predict_fn=predict_fn,
-        quantities=quantities,
-        batchnorm=batchnorm,
-        dropout=dropout,
-        weight_decay=weight_decay,
-        batch_size=batch_size,
-        images_channels_last=channels_last,
-        seed=seed,
-    ) as (evaluator, movable):
-        grid = Grid(movable, [movable.flat(_plain(direction)) for direction in directions], x, y)
-        values = evaluator.at(grid.places(range(len(grid))), description=description)
-        return _result(evaluator, values.T.reshape(-1, len(y), len(x)), x, y, directions, batchnorm, weight_decay)
+    settings = EvaluationSettings(
+        loss_fn, predict_fn, quantities, batchnorm, dropout, weight_decay, batch_size, channels_last, seed
+    )
+    return _evaluate(module, batches, directions, _coordinates(xs, "xs"), _coordinates(ys, "ys"), settings, description)
 
 
 def evaluate_line(
@@ -120,20 +105,20 @@ def evaluate_line(
     (Goodfellow, Vinyals, Saxe 2015); see :func:`~lightning_dynamics.landscape.barrier`.
 
     Args:
-        module: as for :func:`evaluate_plane`; so the other arguments.
-        loss_fn: see there.
-        batches: see there.
+        module: this and all that is not explained here as for :func:`evaluate_plane`.
+        loss_fn: as there.
+        batches: as there.
         direction: a dict parameter name -> tensor.
         ts: ``(X,)`` coordinates.
-        predict_fn: see there.
-        quantities: see there.
-        batchnorm: see there.
-        dropout: see there.
-        weight_decay: see there.
-        batch_size: see there.
-        channels_last: see there.
-        seed: see there.
-        description: see there.
+        predict_fn: as there.
+        quantities: as there.
+        batchnorm: as there.
+        dropout: as there.
+        weight_decay: as there.
+        batch_size: as there.
+        channels_last: as there.
+        seed: as there.
+        description: as there.
 
     Returns:
         ``xs`` are ts, ``ys`` is empty, the values are ``(len(ts),)``.
@@ -141,24 +126,10 @@ def evaluate_line(
     Raises:
         ConfigurationError: as :func:`evaluate_plane`.
     """
-    t = _coordinates(ts, "ts")
-    with _at_work(
-        module,
-        batches,
-        [direction],
-        loss_fn=loss_fn,
-        predict_fn=predict_fn,
-        quantities=quantities,
-        batchnorm=batchnorm,
-        dropout=dropout,
-        weight_decay=weight_decay,
-        batch_size=batch_size,
-        images_channels_last=channels_last,
-        seed=seed,
-    ) as (evaluator, movable):
-        grid = Grid(movable, [movable.flat(_plain(direction))], t)
-        values = evaluator.at(grid.places(range(len(grid))), description=description)
-        return _result(evaluator, values.T, t, torch.zeros(0), [direction], batchnorm, weight_decay)
+    settings = EvaluationSettings(
+        loss_fn, predict_fn, quantities, batchnorm, dropout, weight_decay, batch_size, channels_last, seed
+    )
+    return _evaluate(module, batches, [direction], _coordinates(ts, "ts"), None, settings, description)
 
 
 class Grid:
@@ -205,29 +176,42 @@ class Grid:
         self._movable.move(self._row[1], self._directions[0], x)
 
 
-@contextmanager
-def _at_work(
+def _evaluate(
     module: nn.Module,
     batches: Iterable[Any],
     directions: Sequence[Mapping[str, Tensor]],
-    *,
-    seed: int,
-    **settings: Any,
-) -> Iterator[tuple[Evaluator, Movable]]:
-    """The module isolated, with what evaluates it and what moves it."""
+    xs: Tensor,
+    ys: Tensor | None,
+    settings: EvaluationSettings,
+    description: str | None,
+) -> LandscapeResult:
+    """A plane, or a line where there are no ``ys``."""
     everything = select_parameters(module)
-    names = {name for direction in directions for name in _plain(direction)}
+    plain: list[Direction] = [{plain_name(name): t for name, t in direction.items()} for direction in directions]
+    names = {name for direction in plain for name in direction}
     if not names or names - everything.keys():
         unknown = ", ".join(sorted(names - everything.keys())) or "nothing"
         raise ConfigurationError(f"`directions` name {unknown}; the module's parameters are {', '.join(everything)}")
-    with isolated(module, seed=seed), silenced(module):
-        evaluator = Evaluator(module, {"": batches}, seed=seed, **settings)
-        yield evaluator, Movable({name: p for name, p in everything.items() if name in names})
-
-
-def _plain(direction: Mapping[str, Tensor]) -> Direction:
-    """By names without what ``torch.compile`` puts into them."""
-    return {plain_name(name): tensor for name, tensor in direction.items()}
+    with isolated(module, seed=settings.seed), silenced(module):
+        evaluator = Evaluator(module, {"": batches}, settings)
+        movable = Movable({name: p for name, p in everything.items() if name in names})
+        grid = Grid(movable, [movable.flat(direction) for direction in plain], xs, ys)
+        values = evaluator.at(grid.places(range(len(grid))), description=description)
+        num_examples = evaluator.examples()
+    shape = (len(xs),) if ys is None else (len(ys), len(xs))
+    named = {name: column.reshape(shape) for name, column in zip(evaluator.names, values.T, strict=True)}
+    return LandscapeResult(
+        epoch=0,
+        step=0,
+        num_examples=num_examples,
+        xs=xs,
+        ys=torch.zeros(0) if ys is None else ys,
+        loss=named.pop("loss"),
+        accuracy=named.pop("accuracy", None),
+        others=named,
+        directions=described(directions) | {"kind": "given"},
+        settings={"data": "batches", "batchnorm": settings.batchnorm, "weight_decay": settings.weight_decay},
+    )
 
 
 def _coordinates(values: Coordinates, argument: str) -> Tensor:
@@ -235,30 +219,6 @@ def _coordinates(values: Coordinates, argument: str) -> Tensor:
     if coordinates.ndim != 1 or not len(coordinates) or not coordinates.isfinite().all():
         raise ConfigurationError(f"`{argument}` must be a sequence of finite numbers, got {values!r}")
     return coordinates
-
-
-def _result(
-    evaluator: Evaluator,
-    values: Tensor,
-    xs: Tensor,
-    ys: Tensor,
-    directions: Sequence[Mapping[str, Tensor]],
-    batchnorm: str,
-    weight_decay: float,
-) -> LandscapeResult:
-    named = dict(zip(evaluator.names, values, strict=True))
-    return LandscapeResult(
-        epoch=0,
-        step=0,
-        num_examples=evaluator.examples(),
-        xs=xs,
-        ys=ys,
-        loss=named.pop("loss"),
-        accuracy=named.pop("accuracy", None),
-        others=named,
-        directions=described(directions) | {"kind": "given"},
-        settings={"data": "batches", "batchnorm": batchnorm, "weight_decay": weight_decay},
-    )
 
 
 def described(directions: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -36,6 +37,44 @@ _TOGETHER = 4096  # numbers that wait to become one tensor
 _USUAL_BATCH = 128  # examples whose statistics batch normalisation gets where nobody says how many
 
 
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What is evaluated at every point, and how.
+
+    Args:
+        loss_fn: see :class:`~lightning_dynamics.landscape.quantities.Quantities`.
+        predict_fn: see there.
+        quantities: see there.
+        batchnorm: ``"reestimate"`` (one more pass per point), ``"frozen"`` running statistics, or ``"batch"``.
+        dropout: ``"off"``, or ``"fixed"``: on, with one mask for all points.
+        weight_decay: λ of a term λ/2 ‖θ‖² over all parameters, added to the losses.
+        batch_size: None leaves the batches as they are; ``"auto"`` cuts them where that is quicker. Needs a loss that
+            is a mean over examples; where batch normalisation looks at minibatches, ``"auto"`` is at most 128.
+        channels_last: lay out images and 4-D weights with their channels innermost.
+        seed: of the random streams.
+
+    Raises:
+        ConfigurationError: an unknown word.
+    """
+
+    loss_fn: LossFn | None = None
+    predict_fn: PredictFn | None = None
+    quantities: Sequence[str | MetricFn] | None = None
+    batchnorm: BatchNormMode = "reestimate"
+    dropout: DropoutMode = "off"
+    weight_decay: float = 0.0
+    batch_size: int | Literal["auto"] | None = None
+    channels_last: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the words."""
+        if self.batchnorm not in BATCHNORM_MODES:
+            raise ConfigurationError(f"`batchnorm` must be one of {', '.join(BATCHNORM_MODES)}; got {self.batchnorm!r}")
+        if self.dropout not in DROPOUT_MODES:
+            raise ConfigurationError(f"`dropout` must be one of {', '.join(DROPOUT_MODES)}; got {self.dropout!r}")
+
+
 class Evaluator:
     """The quantities of a module on fixed batches, at whatever weights it has.
 
@@ -46,39 +85,16 @@ class Evaluator:
         module: the module.
         batches: by prefix of the quantities' names: ``{"": batches, "val/": others}``. Batch normalisation is
             re-estimated on the first.
-        loss_fn: see :class:`~lightning_dynamics.landscape.quantities.Quantities`.
-        predict_fn: see there.
-        quantities: see there.
-        batchnorm: ``"reestimate"`` (one more pass per point), ``"frozen"`` running statistics, or ``"batch"``.
-        dropout: ``"off"``, or ``"fixed"``: on, with one mask for all points.
-        weight_decay: λ of a term λ/2 ‖θ‖² over all parameters, added to the losses.
-        batch_size: None leaves the batches as they are; ``"auto"`` cuts them where that is quicker. Needs a loss that
-            is a mean over examples; where batch normalisation looks at minibatches, ``"auto"`` is at most 128.
-        images_channels_last: lay out images and 4-D weights with their channels innermost.
-        seed: of the random streams.
+        settings: what is evaluated, and how.
 
     Raises:
-        ConfigurationError: no batches, an unknown word, or quantities that cannot be measured.
+        ConfigurationError: no batches, or quantities that cannot be measured.
     """
 
-    def __init__(
-        self,
-        module: nn.Module,
-        batches: Mapping[str, Iterable[Any]],
-        *,
-        loss_fn: LossFn | None = None,
-        predict_fn: PredictFn | None = None,
-        quantities: Sequence[str | MetricFn] | None = None,
-        batchnorm: BatchNormMode = "reestimate",
-        dropout: DropoutMode = "off",
-        weight_decay: float = 0.0,
-        batch_size: int | Literal["auto"] | None = None,
-        images_channels_last: bool = False,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, module: nn.Module, batches: Mapping[str, Iterable[Any]], settings: EvaluationSettings) -> None:
         """Try everything once, on the first minibatch."""
-        check_modes(batchnorm, dropout)
-        self._module, self._weight_decay, self._seed = module, weight_decay, seed
+        batchnorm, dropout, batch_size = settings.batchnorm, settings.dropout, settings.batch_size
+        self._module, self._weight_decay, self._seed = module, settings.weight_decay, settings.seed
         self._reestimated = batchnorms(module) if batchnorm == "reestimate" else []
         for sub in module.modules():
             sub.training = dropout == "fixed"
@@ -88,7 +104,7 @@ class Evaluator:
                 layer.track_running_stats = False
                 normalise_by_own_minibatch(layer)
         self._sets = {prefix: counted(own) for prefix, own in batches.items()}
-        if images_channels_last:
+        if settings.channels_last:
             for parameter in module.parameters():
                 if parameter.ndim == 4:
                     parameter.data = channels_last(parameter.data)
@@ -101,7 +117,8 @@ class Evaluator:
         self._streams = generators_of(*module.modules())
         self._seeds = True
         self._modes: list[Callable[[], Any]] = [torch.inference_mode, torch.no_grad, torch.enable_grad]
-        self._quantities = self._tried(lambda: Quantities(module, loss_fn, predict_fn, quantities, first[0]))
+        measured = module, settings.loss_fn, settings.predict_fn, settings.quantities
+        self._quantities = self._tried(lambda: Quantities(*measured, first[0]))
         before = _random_states(self._streams)
         self._tried(lambda: self._quantities(first[0]))
         self._seeds = dropout == "fixed" or _random_states(self._streams) != before
@@ -211,14 +228,6 @@ class Evaluator:
 def _copy(value: Tensor) -> Tensor:
     value = value.detach().reshape(())
     return value.clone() if value.is_floating_point() else value.double()
-
-
-def check_modes(batchnorm: str, dropout: str) -> None:
-    """Raise ConfigurationError on a word that is none."""
-    if batchnorm not in BATCHNORM_MODES:
-        raise ConfigurationError(f"`batchnorm` must be one of {', '.join(BATCHNORM_MODES)}; got {batchnorm!r}")
-    if dropout not in DROPOUT_MODES:
-        raise ConfigurationError(f"`dropout` must be one of {', '.join(DROPOUT_MODES)}; got {dropout!r}")
 
 
 def _needs_gradients(error: BaseException | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,62 +13,65 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_dynamics.analyses.landscape.explorer import EXPLORER_HEIGHT, Surface, explorer_page
-from lightning_dynamics.analyses.landscape.result import AROUND_THE_WEIGHTS, LandscapeResult
+from lightning_dynamics.analyses.landscape.result import LandscapeResult
 from lightning_dynamics.analyses.landscape.vtp import vtp_path, vtp_surface
 from lightning_dynamics.analyses.landscape.wording import basis, common_limits, loss_name, moment, what, wide
 from lightning_dynamics.figures import contour_map, line_chart, surface_plot
-from lightning_dynamics.panels import Download, Film, Page, Panels, Picture, Table
-from lightning_dynamics.panels.values import Panel
+from lightning_dynamics.figures.result import Pictures, closing_panels, pictures, tables
+from lightning_dynamics.panels import Download, Film, Page, Panel, Picture, Table
 
 
-def panels(result: LandscapeResult, label: str) -> Panels:
-    """The pictures and the table of one event, under keys ``{label}/…``."""
+@pictures.register
+def _pictures(result: LandscapeResult) -> Pictures:
     text = f"{loss_name(result)} on the {what(result)}, {moment(result)}; {basis(result)}"
-    shown: dict[str, Panel] = {}
-    if result.is_plane:
-        shown[f"{label}/contour"] = Picture(contour(result), text)
-        shown[f"{label}/surface"] = Picture(surface(result), text)
-        if result.non_convexity.isfinite().any():
-            shown[f"{label}/non_convexity"] = Picture(non_convexity(result), f"|λmin / λmax| of the Hessian; {text}")
-        if len(result.trajectory) > 1:
-            shown[f"{label}/trajectory"] = Picture(trajectory(result), f"along the trajectory; {text}")
-    else:
-        shown[f"{label}/line"] = Picture(line(result), text)
-    return shown | {f"{label}/values": values(result)}
+    if not result.is_plane:
+        return {"line": lambda: Picture(line(result), text)}
+    drawn = {"contour": lambda: Picture(contour(result), text), "surface": lambda: Picture(surface(result), text)}
+    if result.non_convexity.isfinite().any():
+        drawn["non_convexity"] = lambda: Picture(non_convexity(result), f"|λmin / λmax| of the Hessian; {text}")
+    if len(result.trajectory) > 1:
+        drawn["trajectory"] = lambda: Picture(trajectory(result), f"along the trajectory; {text}")
+    return drawn
 
 
-def scalars(result: LandscapeResult) -> dict[str, float]:
-    """The event's numbers, by key without label."""
-    numbers = {"sharpness": result.sharpness, "barrier": result.barrier, "center": _center(result)}
-    if len(result.explained_variance):
-        numbers["explained_variance"] = float(result.explained_variance.sum())
-    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+@tables.register
+def _tables(result: LandscapeResult) -> dict[str, Table]:
+    return {"values": values(result)}
 
 
-def film(results: Sequence[LandscapeResult], label: str, *, explorer: bool) -> Panels:
+@closing_panels.register
+def _closing_panels(last: LandscapeResult, results: Sequence[LandscapeResult]) -> dict[str, Callable[[], Panel]]:
     """The landscape in motion, to explore, and to take away; a line has the file alone."""
-    last = results[-1]
-    shown: dict[str, Panel] = {f"{label}/files": files(last)}
+    shown: dict[str, Callable[[], Panel]] = {"files": lambda: files(last)}
     planes = [result for result in results if result.is_plane]
     if len(planes) > 1:
-        limits = common_limits([result.loss for result in planes])
-        log = all(wide(result.loss) for result in planes)
-        frames = [surface(result, limits, log=log) for result in planes]
-        scale = "one scale of loss" + (", each in its own plane" if last.directions.get("kind") == "pca" else "")
-        text = f"{loss_name(last)} on the {what(last)}, step {planes[0].step} to {last.step}, {scale}; {basis(last)}"
-        shown[f"{label}/film"] = Film(frames, text)
-    if planes and explorer:
-        page = explorer_page(
-            [_to_explore(result) for result in planes],
-            title=f"{loss_name(last)} on the {what(last)}",
-            footer=basis(last),
-            x_title=last.directions["x"],
-            y_title=last.directions["y"],
-        )
-        shown[f"{label}/explorer"] = Page(
-            page, f"the loss to walk on: {what(last)}, {moment(last)}; {basis(last)}", EXPLORER_HEIGHT
-        )
+        shown["film"] = lambda: film(planes)
+    if planes:
+        shown["explorer"] = lambda: explorer(planes)
     return shown
+
+
+def film(planes: Sequence[LandscapeResult]) -> Film:
+    """Planes over training, all on one scale."""
+    last = planes[-1]
+    limits = common_limits([result.loss for result in planes])
+    log = all(wide(result.loss) for result in planes)
+    scale = "one scale of loss" + (", each in its own plane" if last.directions.get("own_plane") else "")
+    text = f"{loss_name(last)} on the {what(last)}, step {planes[0].step} to {last.step}, {scale}; {basis(last)}"
+    return Film([surface(result, limits, log=log) for result in planes], text)
+
+
+def explorer(planes: Sequence[LandscapeResult]) -> Page:
+    """A page to walk on the surface."""
+    last = planes[-1]
+    page = explorer_page(
+        [_to_explore(result) for result in planes],
+        title=f"{loss_name(last)} on the {what(last)}",
+        footer=basis(last),
+        x_title=last.directions["x"],
+        y_title=last.directions["y"],
+    )
+    return Page(page, f"the loss to walk on: {what(last)}, {moment(last)}; {basis(last)}", EXPLORER_HEIGHT)
 
 
 def contour(result: LandscapeResult, limits: tuple[float, float] | None = None) -> NDArray[np.uint8]:
@@ -77,11 +80,10 @@ def contour(result: LandscapeResult, limits: tuple[float, float] | None = None) 
         result.loss.numpy(),
         result.xs.numpy(),
         result.ys.numpy(),
-        title=f"{loss_name(result).capitalize()}, {what(result)} · {moment(result)}",
         colorbar_label=loss_name(result),
         limits=limits,
         log=wide(result.loss),
-        **_axes(result),
+        **_title_and_axes(result),
         **_path(result),
     )
 
@@ -97,11 +99,10 @@ def surface(
         result.loss.numpy(),
         result.xs.numpy(),
         result.ys.numpy(),
-        title=f"{loss_name(result).capitalize()}, {what(result)} · {moment(result)}",
         z_title=loss_name(result),
         limits=limits,
         log=wide(result.loss) if log is None else log,
-        **_axes(result),
+        **_title_and_axes(result),
         **path,
     )
 
@@ -112,9 +113,8 @@ def non_convexity(result: LandscapeResult) -> NDArray[np.uint8]:
         result.non_convexity.numpy(),
         result.curvature_xs.numpy(),
         result.curvature_ys.numpy(),
-        title=f"|λmin / λmax| of the Hessian, {what(result)} · {moment(result)}",
         colorbar_label="|λmin / λmax|: 0 is convex",
-        **_axes(result),
+        **_title_and_axes(result, "|λmin / λmax| of the Hessian"),
         **_path(result),
     )
 
@@ -204,9 +204,11 @@ def _to_explore(result: LandscapeResult) -> Surface:
     )
 
 
-def _axes(result: LandscapeResult) -> dict[str, Any]:
+def _title_and_axes(result: LandscapeResult, quantity: str = "") -> dict[str, Any]:
     about = result.directions
-    return {"footer": basis(result), "x_title": about.get("x", "x"), "y_title": about.get("y", "y")}
+    title = f"{quantity or loss_name(result).capitalize()}, {what(result)} · {moment(result)}"
+    named = {"x_title": about.get("x", "x"), "y_title": about.get("y", "y")}
+    return {"title": title, "footer": basis(result), **named}
 
 
 def _path(result: LandscapeResult) -> dict[str, Any]:
@@ -222,17 +224,6 @@ def _marks(result: LandscapeResult) -> list[tuple[str, float, float]]:
 
 def _cells(values: Tensor) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values.flatten().tolist()]
-
-
-def _center(result: LandscapeResult) -> float:
-    """The loss of the weights themselves, if they are a point of the grid."""
-    column = (result.xs == 0).nonzero()
-    row = (result.ys == 0).nonzero()
-    if result.directions.get("kind") not in AROUND_THE_WEIGHTS or not len(column):
-        return math.nan
-    if not result.is_plane:
-        return float(result.loss[column[0, 0]])
-    return float(result.loss[row[0, 0], column[0, 0]]) if len(row) else math.nan
 
 
 def _barrier(result: LandscapeResult) -> str:

@@ -18,8 +18,8 @@ from lightning_dynamics.analyses.landscape.estimator import barrier, project, sh
 from lightning_dynamics.analyses.landscape.evaluation import Grid, described
 from lightning_dynamics.analyses.landscape.evaluator import Evaluator
 from lightning_dynamics.analyses.landscape.movable import Movable
-from lightning_dynamics.analyses.landscape.result import AROUND_THE_WEIGHTS, LandscapeResult
-from lightning_dynamics.analyses.landscape.slices import Slice
+from lightning_dynamics.analyses.landscape.placement import Placement
+from lightning_dynamics.analyses.landscape.result import LandscapeResult
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.parameters import flatten, unflatten
 from lightning_dynamics.core.progress import progress
@@ -33,7 +33,7 @@ class Part:
     """What one process measured; the other points are zero, so that the sum over processes is everything.
 
     Args:
-        slice: where.
+        placement: where.
         names: of the quantities.
         values: ``(points, Q)``: the grid, row by row; then, on a line between two points, its ends; then the
             trajectory's true weights; then their projections.
@@ -44,7 +44,7 @@ class Part:
         ratios: ``(Yc * Xc,)`` of the curvature map.
     """
 
-    slice: Slice
+    placement: Placement
     names: tuple[str, ...]
     values: Tensor
     sizes: tuple[int, int, int, int]
@@ -56,7 +56,7 @@ class Part:
 
 def measure(
     context: Context,
-    where: Slice,
+    where: Placement,
     evaluator: Evaluator,
     parameters: Mapping[str, nn.Parameter],
     *,
@@ -70,7 +70,7 @@ def measure(
     start = movable.flat(where.origin)
     directions = [movable.flat(direction) for direction in where.directions]
     grid = Grid(movable, directions, where.xs, where.ys, start)
-    ends = [0.0, 1.0] if where.ys is None and where.about["kind"] == "points" else []
+    ends = [0.0, 1.0] if where.has_ends else []
     path, distance = torch.zeros(0, 2, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
     if snapshots and where.ys is not None:
         path, distance = project(
@@ -102,7 +102,7 @@ def measure(
     return Part(where, evaluator.names, values, sizes, path, distance, torch.tensor(list(steps)[: len(path)]), ratios)
 
 
-def coarser(where: Slice, points: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def coarser(where: Placement, points: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The range of a plane with fewer points."""
     assert where.ys is not None
     xs, ys = (
@@ -116,7 +116,7 @@ def result_of(
     part: Part, context: Context, settings: dict[str, Any], curvature_points: tuple[int, int] | None
 ) -> LandscapeResult:
     """All processes' points -> the result, the same in each."""
-    where = part.slice
+    where = part.placement
     # The last bits of a projection may depend on the process.
     path, distance = context.ranks.broadcast_object((part.path, part.distance))
     grid, ends, true, shadow = context.ranks.all_reduce(part.values).split(part.sizes)
@@ -128,7 +128,7 @@ def result_of(
     if len(ends):
         ts = torch.cat([where.xs, torch.tensor([0.0, 1.0], dtype=torch.float64)])
         height = barrier(ts, torch.cat([loss, ends[:, 0]]))
-    if where.about["kind"] in AROUND_THE_WEIGHTS:
+    if where.about.get("around_weights"):
         up = torch.zeros(1, dtype=torch.float64) if where.ys is None else where.ys
         sharp = sharpness(where.xs, up, loss.reshape(len(up), -1), settings["radius"])
     xs, ys = coarser(where, curvature_points) if curvature_points else (torch.zeros(0), torch.zeros(0))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_dynamics.figures.result import Result
-
-AROUND_THE_WEIGHTS = ("random", "hessian", "gradient")
-"""Kinds of slices whose centre is the trained weights, with axes in units relative to them."""
+from lightning_dynamics.analyses.result import AnalysisResult
 
 
 def _none() -> Tensor:
@@ -19,11 +17,11 @@ def _none() -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class LandscapeResult(Result):
+class LandscapeResult(AnalysisResult):
     """The loss on a plane or a line through the space of weights; float64 on the CPU.
 
     Args:
-        epoch: see :class:`Result`; so ``step`` and ``num_examples``.
+        epoch: see :class:`~lightning_dynamics.analyses.result.AnalysisResult`; so ``step`` and ``num_examples``.
         step: see there.
         num_examples: see there.
         xs: ``(X,)`` coordinates along the first direction.
@@ -32,7 +30,8 @@ class LandscapeResult(Result):
         accuracy: the same shape; None if it was not measured.
         others: further quantities by name, the same shape; ``"val/loss"`` and the like are of the second data.
         directions: how the directions were made: ``kind``, ``x`` and ``y`` (axis titles), ``norms``, ``cosine``,
-            ``normalize``, ``seed`` and what else belongs to it.
+            ``title`` of the slice, and what else belongs to it: see
+            :class:`~lightning_dynamics.analyses.landscape.placement.Placement`.
         settings: ``data``, ``batchnorm``, ``dropout``, ``weight_decay``, ``parameters`` and the like.
         marks: named points ``[name, x, y]``.
         trajectory: ``(T, 2)`` the weights during training, projected on the plane; ``(0, 2)`` without one.
@@ -80,3 +79,21 @@ class LandscapeResult(Result):
         """All of them by name: loss, accuracy, others."""
         own = {"loss": self.loss} | ({} if self.accuracy is None else {"accuracy": self.accuracy})
         return own | self.others
+
+    @property
+    def center(self) -> float:
+        """The loss of the weights themselves, if they are a point of the grid; else NaN."""
+        column = (self.xs == 0).nonzero()
+        row = (self.ys == 0).nonzero()
+        if not self.directions.get("around_weights") or not len(column):
+            return math.nan
+        if not self.is_plane:
+            return float(self.loss[column[0, 0]])
+        return float(self.loss[row[0, 0], column[0, 0]]) if len(row) else math.nan
+
+    def scalars(self) -> dict[str, float]:
+        """Sharpness, barrier, loss at the centre, explained variance: those that the slice has."""
+        numbers = {"sharpness": self.sharpness, "barrier": self.barrier, "center": self.center}
+        if len(self.explained_variance):
+            numbers["explained_variance"] = float(self.explained_variance.sum())
+        return {name: value for name, value in numbers.items() if math.isfinite(value)}

@@ -1,141 +1,219 @@
-"""Which plane or line through the space of weights is looked at, and how much of it."""
+"""Which plane or line through the space of weights is looked at. A new kind of slice is one new class here."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, get_args
 
 from lightning_dynamics.analyses.landscape import estimator
-from lightning_dynamics.analyses.landscape.estimator import Direction, Normalization
-from lightning_dynamics.core.parameters import unflatten
+from lightning_dynamics.analyses.landscape.derivatives import gradient_plane, hessian_plane
+from lightning_dynamics.analyses.landscape.estimator import Normalization
+from lightning_dynamics.analyses.landscape.evaluator import BatchNormMode
+from lightning_dynamics.analyses.landscape.placement import (
+    Placement,
+    SliceContext,
+    Weights,
+    around,
+    from_rank_zero,
+    principal_plane,
+)
+from lightning_dynamics.core.lightning import ConfigurationError
+from lightning_dynamics.core.parameters import flatten, unflatten
+from lightning_dynamics.core.schedule import Due
+from lightning_dynamics.core.trajectory import Trajectory
 
-Weights = Mapping[str, Tensor]
-_BEYOND = 0.25  # of the extent of the points shown, on every side
+INITIALIZATION, CURRENT = "initialization", "current"
+
+
+class Slice(ABC):
+    """Base of all slices: a value that knows how to check itself before training, and to place itself at an event."""
+
+    words: ClassVar[tuple[str, ...]] = ()
+    """Short forms: ``LandscapeCallback("random")``."""
+
+    is_line: bool = False
+    """Whether it has one direction, not two."""
+
+    batchnorm: BatchNormMode = "reestimate"
+    """How batch normalisation is treated unless the callback says otherwise."""
+
+    parameters: str | Sequence[str] | None = None
+    """Globs of the parameters that move; None for those of the callback."""
+
+    trajectory: Trajectory | None = None
+    """Which snapshots of the weights it needs."""
+
+    remembers: Due | None = None
+    """Moments beside the events at which :meth:`remember` is called."""
+
+    needs_steps: bool = False
+    """Whether there is nothing to see before the first training step."""
+
+    def check(self, at: SliceContext) -> None:  # noqa: B027  (not every slice can be checked)
+        """Refuse what cannot work on this module; called before training.
+
+        Raises:
+            ConfigurationError: naming the argument.
+        """
+
+    def remember(self, weights: Weights, memory: dict[str, Any]) -> None:  # noqa: B027  (nor remembers)
+        """Keep of the weights what a later event needs; ``memory`` goes into checkpoints."""
+
+    @abstractmethod
+    def place(self, at: SliceContext) -> Placement:
+        """Where it lies at these weights. Called in all processes."""
 
 
 @dataclass(frozen=True)
-class Slice:
-    """A plane or a line.
+class _Random(Slice):
+    normalize: Normalization = "filter"
+    move_biases: bool = False
+    renormalize: bool = True
+
+    def __post_init__(self) -> None:
+        if self.normalize not in get_args(Normalization):
+            raise ConfigurationError(f"`normalize` must be 'filter', 'layer' or 'none'; got {self.normalize!r}")
+
+    def check(self, at: SliceContext) -> None:
+        self.place(at)
+
+    def place(self, at: SliceContext) -> Placement:
+        anchor = at.weights
+        if not self.renormalize:
+            flat = at.memory.setdefault("anchor", flatten(at.weights).float().cpu())
+            anchor = {name: t.to(at.weights[name]) for name, t in unflatten(flat, at.weights).items()}
+        module = at.context.module
+        try:
+            directions = estimator.random_directions(
+                anchor,
+                count=1 if self.is_line else 2,
+                seed=at.seed,
+                normalize=self.normalize,
+                move_biases=self.move_biases,
+                output_dims=estimator.dims_of_outputs(module),
+                unmoved=estimator.normalization_parameters(module),
+            )
+        except ValueError as error:
+            raise ConfigurationError(f"`parameters`: {error}") from error
+        unit = {"filter": "filter-normalised", "layer": "layer-normalised", "none": "not normalised"}[self.normalize]
+        about: dict[str, Any] = {"kind": "random", "title": f"random {'line' if self.is_line else 'plane'}"}
+        about |= {axis: f"random direction {number}, {unit}" for number, axis in enumerate("xy", 1)}
+        about |= {"normalize": self.normalize, "seed": at.seed, "orthogonal": False}
+        return around(at.weights, directions, at.span, at.resolution, about)
+
+
+class RandomPlane(_Random):
+    """Two random directions around the weights (Li et al. 2018, section 4).
 
     Args:
-        origin: the weights at (0, 0), by parameter name.
-        directions: two, or one.
-        xs: ``(X,)``.
-        ys: ``(Y,)``; None for a line.
-        about: what a result says of its directions.
-        marks: named points ``[name, x, y]``.
-        explained: share of a trajectory's variance along each direction.
-    """
-
-    origin: Weights
-    directions: tuple[Direction, ...]
-    xs: Tensor
-    ys: Tensor | None
-    about: dict[str, Any]
-    marks: list[Any] = field(default_factory=list)
-    explained: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
-
-    def on_cpu(self) -> Slice:
-        """The same, to be handed to another process."""
-        directions = tuple({name: tensor.cpu() for name, tensor in d.items()} for d in self.directions)
-        return replace(self, origin={name: tensor.cpu() for name, tensor in self.origin.items()}, directions=directions)
-
-
-def around(
-    weights: Weights, directions: Sequence[Direction], span: float, resolution: tuple[int, int], about: dict[str, Any]
-) -> Slice:
-    """``-span`` to ``span`` along each direction; with odd resolutions the weights themselves are a point."""
-    xs, *rest = (centred(span, points) for points in resolution[: len(directions)])
-    return Slice(weights, tuple(directions), xs, rest[0] if rest else None, about, [["current weights", 0.0, 0.0]])
-
-
-def random_slice(
-    module: nn.Module,
-    weights: Weights,
-    *,
-    span: float,
-    resolution: tuple[int, int],
-    normalize: Normalization,
-    move_biases: bool,
-    seed: int,
-    is_line: bool = False,
-    anchor: Weights | None = None,
-) -> Slice:
-    """Random directions from these weights; ``anchor``: other weights, whose filters' norms they get."""
-    directions = estimator.random_directions(
-        weights if anchor is None else anchor,
-        count=1 if is_line else 2,
-        seed=seed,
-        normalize=normalize,
-        move_biases=move_biases,
-        output_dims=estimator.dims_of_outputs(module),
-        unmoved=estimator.normalization_parameters(module),
-    )
-    unit = {"filter": "filter-normalised", "layer": "layer-normalised", "none": "not normalised"}[normalize]
-    titles = [f"random direction {number}, {unit}" for number in (1, 2)]
-    about = {"kind": "random", "x": titles[0], "y": titles[1], "normalize": normalize, "seed": seed}
-    return around(weights, directions, span, resolution, about)
-
-
-def relative(weights: Weights, flats: Sequence[Tensor]) -> tuple[Direction, ...]:
-    """Flat directions at the weights' own norm: one unit moves as far as the weights are from zero."""
-    length = estimator.norm(weights) or 1.0
-    device = next(iter(weights.values())).device
-    return tuple(unflatten(flat.to(device) * (length / flat.norm()), weights) for flat in flats)
-
-
-def through_points(points: Mapping[str, Weights], span: float, resolution: tuple[int, int]) -> Slice:
-    """The line through two named points, or the plane through three.
+        normalize: ``"filter"`` (the paper): every filter of a direction has the norm of the weights' filter;
+            ``"layer"`` or ``"none"``.
+        move_biases: whether biases and the parameters of normalisation layers move.
+        renormalize: whether the same random draws get the norms of the weights at every event (the paper's picture at
+            every moment), or those of the weights with which training began (the very same directions throughout).
 
     Raises:
-        ValueError: two are equal, or three on a line.
+        ConfigurationError: an unknown ``normalize``.
     """
-    names, (origin, *others) = list(points), points.values()
-    if len(others) == 1:
-        direction = estimator.difference(others[0], origin)
-        if not estimator.norm(direction):
-            raise ValueError(f"the points {names[0]!r} and {names[1]!r} are equal: there is no line between them")
-        xs = stretch(torch.tensor([0.0, 1.0]), span, resolution[0])
-        about = {"kind": "points", "x": f"t: {names[0]} (0) to {names[1]} (1)", "points": names}
-        return Slice(origin, (direction,), xs, None, about, [[names[0], 0.0, 0.0], [names[1], 1.0, 0.0]])
-    directions, places = estimator.plane_through(origin, *others)
-    xs, ys = (stretch(places[:, axis], span, resolution[axis]) for axis in (0, 1))
-    x = f"distance, {names[0]} towards {names[1]}"
-    about = {"kind": "points", "x": x, "y": f"distance, orthogonal, towards {names[2]}", "points": names}
-    marks = [[name, *place] for name, place in zip(names, places.tolist(), strict=True)]
-    return Slice(origin, directions, xs, ys, about, marks)
+
+    words = ("random",)
 
 
-def principal_slice(
-    snapshots: Sequence[Tensor], steps: Sequence[int], weights: Weights, span: float, resolution: tuple[int, int]
-) -> Slice:
-    """The plane of a trajectory's two main directions, through the weights with which it ends, the last snapshot.
+class RandomLine(_Random):
+    """One random direction around the weights; arguments as of :class:`RandomPlane`.
+
+    Args:
+        normalize: ``"filter"``, ``"layer"`` or ``"none"``.
+        move_biases: whether biases and the parameters of normalisation layers move.
+        renormalize: whether the direction gets the norms of the weights at every event.
+    """
+
+    words = ("random_line",)
+    is_line = True
+
+
+@dataclass(frozen=True)
+class TrajectoryPlane(Slice):
+    """The plane of the trajectory's two main directions, through the current weights (Li et al. 2018, section 7).
+
+    Memory: ``max_snapshots + 2`` copies of the weights in float32 on the CPU, or in files.
+
+    Args:
+        max_snapshots: how many snapshots of the weights are kept beside the first; 4 or more.
+        snapshot_every_n_steps: how often one is taken; less often as the run grows.
+        memory_limit: bytes that all snapshots together may take in memory.
+        memory_folder: for the files of larger ones; None for the system's temporary folder.
 
     Raises:
-        ValueError: too few snapshots, or they span no plane.
+        ConfigurationError: numbers that cannot work.
     """
-    found = estimator.principal_directions(snapshots)
-    xs, ys = (stretch(found.coordinates[:, axis], span, resolution[axis]) for axis in (0, 1))
-    titles = [f"principal component {k + 1} ({share:.1%} of variance)" for k, share in enumerate(found.explained)]
-    about = {"kind": "pca", "x": titles[0], "y": titles[1], "snapshots": len(snapshots)}
-    marks = [[f"step {steps[0]}", *found.coordinates[0].tolist()], ["current weights", 0.0, 0.0]]
-    like = next(iter(weights.values()))
-    directions = tuple(unflatten(flat.to(like), weights) for flat in found.directions)
-    return Slice(weights, directions, xs, ys, about, marks, found.explained)
+
+    words = ("pca", "trajectory")
+    needs_steps = True
+
+    max_snapshots: int = 64
+    snapshot_every_n_steps: int = 1
+    memory_limit: int = field(default=2**30, repr=False)
+    memory_folder: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        _ = self.trajectory
+
+    @property
+    def trajectory(self) -> Trajectory:  # type: ignore[override]
+        """The snapshots."""
+        return Trajectory(self.max_snapshots, self.snapshot_every_n_steps, self.memory_limit, self.memory_folder)
+
+    def check(self, at: SliceContext) -> None:
+        """Two steps make a trajectory."""
+        length = at.context.length
+        if length.steps is not None and length.steps < 2 and not length.is_rehearsal:
+            raise ConfigurationError("the plane of the trajectory needs at least 2 training steps")
+
+    def place(self, at: SliceContext) -> Placement:
+        """The plane by principal component analysis."""
+        if at.context.length.is_rehearsal and len(at.steps) < 3:
+            return RandomPlane().place(at)
+        return from_rank_zero(
+            at.context.ranks,
+            lambda: principal_plane(at.snapshots, at.steps, at.weights, at.span, at.resolution),
+        )
 
 
-def centred(span: float, points: int) -> Tensor:
-    """Evenly from ``-span`` to ``span``, 0 exactly in the middle of an odd number."""
-    return (2 * torch.arange(points, dtype=torch.float64) - (points - 1)) / (points - 1) * span
+@dataclass(frozen=True)
+class HessianPlane(Slice):
+    """The eigenvectors of the Hessian's two largest eigenvalues, around the weights. One unit is the weights' own norm.
+
+    Args:
+        parameters: globs: of which the Hessian is taken, and which move; None for those that the callback moves.
+    """
+
+    words = ("hessian",)
+    batchnorm = "frozen"
+
+    parameters: str | Sequence[str] | None = None
+
+    def place(self, at: SliceContext) -> Placement:
+        """The eigenvectors at the current weights."""
+        return hessian_plane(at)
 
 
-def stretch(places: Tensor, span: float, points: int) -> Tensor:
-    """Evenly over the range of some places and a quarter of it beyond on each side, both times ``span``."""
-    low, high = float(places.min()), float(places.max())
-    half = (high - low) * (0.5 + _BEYOND) * span or math.ulp(1.0)
-    return (low + high) / 2 + centred(half, points)
+@dataclass(frozen=True)
+class GradientPlane(Slice):
+    """The gradient and a random direction, around the weights. One unit is the weights' own norm.
+
+    Args:
+        parameters: globs: of which the gradient is taken, and which move; None for those that the callback moves.
+    """
+
+    words = ("gradient",)
+    batchnorm = "frozen"
+
+    parameters: str | Sequence[str] | None = None
+
+    def place(self, at: SliceContext) -> Placement:
+        """The gradient at the current weights."""
+        return gradient_plane(at)

@@ -24,17 +24,7 @@ def moment(result: LandscapeResult) -> str:
 
 def what(result: LandscapeResult) -> str:
     """Which slice it is, for a title."""
-    kind = result.directions.get("kind", "given")
-    shape = "plane" if result.is_plane else "line"
-    if kind == "points":
-        return f"{shape} through {' and '.join(result.directions['points'])}"
-    names = {
-        "random": f"random {shape}",
-        "pca": "plane of the trajectory's main directions",
-        "hessian": "plane of the leading Hessian eigenvectors",
-        "gradient": "plane of the gradient and a random direction",
-    }
-    return names.get(kind, shape)
+    return str(result.directions.get("title", "plane" if result.is_plane else "line"))
 
 
 def loss_name(result: LandscapeResult) -> str:
@@ -52,7 +42,7 @@ def basis(result: LandscapeResult) -> str:
     parts.append(f"BatchNorm, if any: {_STATISTICS[settings['batchnorm']]}")
     if settings.get("dropout", "off") == "fixed":
         parts.append("dropout on, one mask for all points")
-    if "cosine" in about and about.get("kind") in ("random", "gradient"):
+    if "cosine" in about and not about.get("orthogonal", True):
         parts.append(f"cosine between the directions {about['cosine']:.3f}")
     if len(result.explained_variance):
         ours = " + ".join(f"{share:.1%}" for share in result.explained_variance.tolist())

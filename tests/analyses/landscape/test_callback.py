@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_dynamics import ConfigurationError, LandscapeCallback, LandscapeResult
-from lightning_dynamics.analyses.landscape import evaluate_plane
+from lightning_dynamics.analyses.landscape import RandomPlane, Through, TrajectoryPlane, evaluate_plane
 from lightning_dynamics.analyses.landscape.estimator import inner
+from lightning_dynamics.figures.result import closing_panels
 from lightning_dynamics.panels import Download, Film, Page, Picture, Table
 from tests.house.models import Convnet, loaders
 from tests.house.test_ddp import TWO, NoLearning
@@ -83,7 +84,7 @@ def flat(weights: dict[str, Tensor]) -> Tensor:
 
 
 def test_the_trajectory_and_its_plane(tmp_path: Path) -> None:
-    callback, module, kept = fit(tmp_path, directions="pca", max_snapshots=8)
+    callback, module, kept = fit(tmp_path, slice=TrajectoryPlane(max_snapshots=8))
     result: LandscapeResult = callback.last_result
     assert result.trajectory_steps.tolist() == [0, 2, 4, 6, 8, 10, 12, 14, 15] and result.step == 15
     path = torch.stack([flat(kept[step]) for step in result.trajectory_steps.tolist()])
@@ -104,7 +105,7 @@ def test_the_trajectory_and_its_plane(tmp_path: Path) -> None:
 
 
 def test_the_plane_is_that_of_the_pure_function(tmp_path: Path) -> None:
-    callback, module, kept = fit(tmp_path, directions="random", seed=3, span=0.7, resolution=[3, 5])
+    callback, module, kept = fit(tmp_path, slice="random", seed=3, span=0.7, resolution=[3, 5])
     from lightning_dynamics.analyses.landscape import random_directions
 
     x, y = data().dataset.tensors  # type: ignore[attr-defined]
@@ -124,7 +125,7 @@ def test_the_plane_is_that_of_the_pure_function(tmp_path: Path) -> None:
 
 
 def test_a_line_from_initialization(tmp_path: Path) -> None:
-    callback, module, kept = fit(tmp_path, points=["initialization", "current"], resolution=7)
+    callback, module, kept = fit(tmp_path, slice=["initialization", "current"], resolution=7)
     result = callback.last_result
     ends = [loss_at(module, kept[0]), loss_at(module, kept[15])]
     ts = result.xs
@@ -153,7 +154,7 @@ def checkpoints(folder: Path, *seeds: int, module: Any = Classifier) -> list[str
 
 def test_a_plane_through_checkpoints(tmp_path: Path) -> None:
     paths = checkpoints(tmp_path, 1, 2, 3)
-    callback, module, _ = fit(tmp_path, points=paths, resolution=[4, 3], trajectory=True)
+    callback, module, _ = fit(tmp_path, slice=Through(*paths), resolution=[4, 3], trajectory=True)
     result = callback.last_result
     saved = [torch.load(path, weights_only=True)["state_dict"] for path in paths]
     places = torch.tensor([mark[1:] for mark in result.marks])
@@ -179,7 +180,7 @@ def test_points_that_cannot_work_are_refused_before_training(which: str, tmp_pat
         saved["state_dict"] = {"net.0.weight": torch.ones(2, 2)}
     torch.save(saved, c)
     with pytest.raises(ConfigurationError, match="`points"):
-        fit(tmp_path, points=[a, b, c])
+        fit(tmp_path, slice=[a, b, c])
 
 
 def test_the_generator_of_a_gan(tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def test_the_generator_of_a_gan(tmp_path: Path) -> None:
 
 def test_leading_hessian_directions_curve_as_their_eigenvalues_say(tmp_path: Path) -> None:
     step = 1e-2
-    callback, module, _ = fit(tmp_path, directions="hessian", resolution=3, span=step)
+    callback, module, _ = fit(tmp_path, slice="hessian", resolution=3, span=step)
     result = callback.last_result
     unit = step * result.directions["norms"][0]
     for values, eigenvalue in zip((result.loss[1], result.loss[:, 1]), result.directions["eigenvalues"], strict=True):
@@ -220,7 +221,7 @@ def test_leading_hessian_directions_curve_as_their_eigenvalues_say(tmp_path: Pat
 
 
 def test_the_gradient_leads_uphill(tmp_path: Path) -> None:
-    callback, *_ = fit(tmp_path, directions="gradient", resolution=3, span=1e-2)
+    callback, *_ = fit(tmp_path, slice="gradient", resolution=3, span=1e-2)
     loss = callback.last_result.loss[1]
     assert loss[0] < loss[1] < loss[2]
 
@@ -228,13 +229,13 @@ def test_the_gradient_leads_uphill(tmp_path: Path) -> None:
 def test_the_same_directions_throughout(tmp_path: Path) -> None:
     """The draws are the same at every event; with ``renormalize=False`` the vectors, too."""
     for renormalize in (True, False):
-        callback, *_ = fit(tmp_path, every_n_epochs=1, renormalize=renormalize)
+        callback, *_ = fit(tmp_path, every_n_epochs=1, slice=RandomPlane(renormalize=renormalize))
         norms = [result.directions["norms"][0] for result in callback.results]
         assert len(norms) == 3 and (len(set(norms)) == 1) is not renormalize
 
 
 @pytest.mark.parametrize(
-    "settings", [{"directions": "pca", "max_snapshots": 4}, {"points": ["initialization", "current"]}]
+    "settings", [{"slice": TrajectoryPlane(max_snapshots=4)}, {"slice": ["initialization", "current"]}]
 )
 def test_training_does_not_notice(settings: dict[str, Any], tmp_path: Path) -> None:
     callback = LandscapeCallback(
@@ -248,7 +249,7 @@ def test_training_does_not_notice(settings: dict[str, Any], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "settings", [{"directions": "pca", "max_snapshots": 4}, {"points": ["initialization", "current"]}]
+    "settings", [{"slice": TrajectoryPlane(max_snapshots=4)}, {"slice": ["initialization", "current"]}]
 )
 def test_resumed_equals_uninterrupted(settings: dict[str, Any], tmp_path: Path) -> None:
     def make() -> LandscapeCallback:
@@ -257,9 +258,9 @@ def test_resumed_equals_uninterrupted(settings: dict[str, Any], tmp_path: Path) 
         )
 
     whole, first, resumed = make(), make(), make()
-    fit_and_stop(tmp_path / "whole", whole)
-    fit_and_stop(tmp_path / "cut", first, stop=6)
-    fit_and_stop(tmp_path / "cut", resumed, checkpoint=str(tmp_path / "cut" / "step=6.ckpt"))
+    fit_and_stop(tmp_path / "whole", {"": whole})
+    fit_and_stop(tmp_path / "cut", {"": first}, stop=6)
+    fit_and_stop(tmp_path / "cut", {"": resumed}, checkpoint=str(tmp_path / "cut" / "step=6.ckpt"))
     assert [r.step for r in resumed.results] == [r.step for r in whole.results]
     for a, b in zip(whole.results, resumed.results, strict=True):
         assert_alike(a.to_state(), b.to_state())  # the last bit of a decomposition may differ
@@ -294,20 +295,20 @@ def test_the_trajectory_of_two_processes(tmp_path: Path) -> None:
 
 
 def test_everything_that_is_shown(tmp_path: Path) -> None:
-    callback, *_ = fit(tmp_path, directions="pca", every_n_epochs=1, explorer=True, curvature_resolution=2)
-    shown = callback.panels(callback.last_result)
-    kinds = {key.removeprefix("landscape/"): type(panel) for key, panel in shown.items()}
+    callback, *_ = fit(tmp_path, slice="pca", every_n_epochs=1, explorer=True, curvature_resolution=2)
+    shown = callback.last_result.panels()
+    kinds = {key: type(panel) for key, panel in shown.items()}
     assert kinds == {
         "contour": Picture, "surface": Picture, "non_convexity": Picture, "trajectory": Picture, "values": Table
     }  # fmt: skip
-    table = shown["landscape/values"]
+    table = shown["values"]
     result = callback.last_result
     assert isinstance(table, Table) and list(table.columns) == ["x", "y", "loss", "accuracy"]
     assert table.rows[7] == (
         result.xs[2].item(), result.ys[1].item(), result.loss[1, 2].item(), result.accuracy[1, 2].item()
     )  # fmt: skip
-    last = callback.film(callback.results)
-    film, page, files = (last[f"landscape/{name}"] for name in ("film", "explorer", "files"))
+    last = {name: make() for name, make in closing_panels(result, callback.results).items()}
+    film, page, files = (last[name] for name in ("film", "explorer", "files"))
     assert isinstance(film, Film) and len(film.frames) == 3 and isinstance(page, Page) and isinstance(files, Download)
     assert set(files.files) == {"landscape.npz", "landscape.vtp", "trajectory.vtp"}
     (tmp_path / "again.npz").write_bytes(files.files["landscape.npz"])
@@ -315,7 +316,7 @@ def test_everything_that_is_shown(tmp_path: Path) -> None:
     assert_identical(again.to_state(), result.to_state())
     with np.load(tmp_path / "again.npz") as arrays:
         assert arrays["loss"].shape == (4, 5)
-    assert {"explained_variance"} == set(callback.scalars(result))
+    assert {"explained_variance"} == set(result.scalars())
 
 
 def test_nan_is_a_hole_and_not_an_error(tmp_path: Path) -> None:
@@ -329,8 +330,8 @@ def test_nan_is_a_hole_and_not_an_error(tmp_path: Path) -> None:
     callback, *_ = fit(tmp_path, module, span=3.0)
     result = callback.last_result
     assert result.loss.isnan().any() and not result.loss.isnan().all()
-    assert callback.panels(result)["landscape/contour"].image.ndim == 3  # type: ignore[union-attr]
-    table = callback.panels(result)["landscape/values"]
+    assert result.panels()["contour"].image.ndim == 3  # type: ignore[union-attr]
+    table = result.panels()["values"]
     assert any(row[2] is None for row in table.rows)  # type: ignore[union-attr]
 
 

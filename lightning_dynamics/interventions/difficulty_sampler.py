@@ -30,47 +30,48 @@ class DifficultySampler(DistributedSampler[int]):
     """Training examples in the order, or with the frequency, that their difficulty gives them.
 
     Goes into the training loader, ``DataLoader(dataset, batch_size, sampler=DifficultySampler(...))``, and the
-    callback into the Trainer. Every epoch uses the callback's scores as they are when the epoch begins; until there
-    are any, and during ``warmup_epochs``, epochs are drawn at random.
+    callback into the Trainer. Every epoch uses the scores that the callback has when the epoch begins. Until there are
+    any, and during ``warmup_epochs``, examples are drawn at random.
 
-    Only ranks count: an example's *percentile* is the share of scored examples that are easier, those equally hard
-    counting half. So it means the same for every score, negative and infinite values included. Examples without a
-    score (not among the callback's, or NaN) are placed at the median: percentile 0.5. For every example to have its
-    own place, the callback must watch all of them: ``data="train"``, ``num_examples=len(dataset)``.
+    Only ranks count. An example's *percentile* is the share of scored examples that are easier; equally hard ones
+    count half. So it means the same for every score, negative and infinite values included. Examples without a score
+    (not watched by the callback, or NaN) get percentile 0.5, the median. To rank every example, the callback must
+    watch all of them: ``data="train"``, ``num_examples=len(dataset)``.
 
     ====================  =====================================================================================
     ``order``             an epoch
     ====================  =====================================================================================
     ``"easy_first"``      every example once, sorted by percentile; minibatches are of one difficulty, and perhaps
                           of one class
-    ``"hard_first"``      the same, the other way round
-    ``"proportional"``    as many draws as examples, at random; an example comes 2 x its percentile times on
-                          average: the hardest twice, the median once, the easiest hardly ever. In one epoch it is
-                          this number rounded up or down at random. The loss is not reweighted in return.
+    ``"hard_first"``      the same in reverse order
+    ``"proportional"``    as many draws as examples, at random; on average, an example is drawn 2 x its percentile
+                          times: the hardest twice, the median once, the easiest hardly ever. In one epoch this
+                          number is rounded up or down at random. The loss is not reweighted to compensate.
     ``"drop_easiest"``    the easiest ``share`` is left out, the rest once each, in random order
     ``"drop_hardest"``    the same with the hardest
     ====================  =====================================================================================
 
-    Equally hard examples are in random order. What is random depends on ``seed``, the epoch and the scores alone,
-    and leaves the global random streams as they are; so a training resumed between two epochs goes on as if
-    uninterrupted. (With workers this needs an event in the last epoch before: Lightning starts the workers of a
-    resumed training before it says which epoch it is, so the epoch is taken to be the one after the latest event's.)
-    In plain torch, call :meth:`set_epoch` as with any ``DistributedSampler``, or each pass counts as an epoch.
+    Equally hard examples are in random order. What is random depends only on ``seed``, the epoch and the scores, and
+    the global random state is not touched. So a training that is resumed between two epochs continues as if it had not
+    been interrupted. (With workers, this needs an event in the last epoch before the interruption: Lightning starts the
+    workers of a resumed training before it says which epoch it is, so the sampler assumes the epoch after the latest
+    event.) In plain torch, call :meth:`set_epoch` as with any ``DistributedSampler``; otherwise each pass counts as an
+    epoch.
 
-    With several processes each takes every n-th example of the same order, as soon as torch.distributed runs; no
-    example is in two of them. All get equally many: up to n - 1 examples, others each epoch, are left out. Lightning
-    leaves this sampler alone if it is the loader's ``sampler``; it would replace one inside a ``batch_sampler``.
-    A copy of the sampler, as of its loader, listens to the same callback.
+    With n processes, each takes every n-th example of the same order; no example is in two of them. All get the same
+    number: up to n - 1 examples, different ones each epoch, are left out. Lightning keeps this sampler if it is the
+    loader's ``sampler``; it would replace one inside a ``batch_sampler``. Copies of the sampler, and of its loader, use
+    the same callback.
 
     Args:
         dataset: the training data set, or how many examples it has.
-        callback: measures the difficulty, as ``VoGCallback(data="train")`` does; belongs into the Trainer, too.
+        callback: measures the difficulty, e.g. ``VoGCallback(data="train")``; must also be in the Trainer.
         order: see above.
         score: which of the callback's scores.
         share: of all examples, from 0 to below 1: what ``"drop_easiest"`` and ``"drop_hardest"`` leave out, also
             while it is chosen at random, so that every epoch is equally long. With these two only.
-        warmup_epochs: the first so many epochs are drawn at random, whatever scores there are: scores of a hardly
-            trained model say little.
+        warmup_epochs: this many epochs at the beginning are drawn at random, even if there are scores: those of a
+            hardly trained model say little.
         seed: of everything random; from 0 up.
 
     Raises:

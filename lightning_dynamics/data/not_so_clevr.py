@@ -21,7 +21,7 @@ _REACH = SQUARE // 2
 
 
 def square_centres() -> Tensor:
-    """All places at which the whole square lies on the canvas: ``(3136, 2)`` int64 pixels (x, y), row by row."""
+    """All places at which the whole square fits on the canvas: ``(3136, 2)`` int64 pixels (x, y), row by row."""
     along = torch.arange(_REACH, CANVAS - _REACH)
     return torch.cartesian_prod(along, along).flip(1)
 
@@ -32,12 +32,13 @@ def split_centres(split: Split, seed: int = 0) -> Tensor:
     - ``"uniform"``: 80 % at random, 2,509 for training and 627 for testing.
     - ``"quadrant"``: all but the quadrant of large x and y (the lower right one), 2,352 and 784.
 
-    The counts follow from the text [Liu 2018, section 4]. The authors' published generator gives others: it draws each
-    place with a chance of 25 % for testing, and the quadrant begins one pixel further out (27 × 27 = 729 places).
+    The counts follow from the text [Liu 2018, section 4]. The authors' published generator gives others: it puts
+    each place into the test set with probability 25 %, and the quadrant begins one pixel further out (27 × 27 = 729
+    places).
 
     Args:
         split: see above.
-        seed: of the uniform split; the quadrant knows no chance.
+        seed: of the uniform split; the quadrant is not random.
     """
     centres = square_centres()
     if split == "quadrant":
@@ -59,7 +60,7 @@ def to_pixels(coordinates: Tensor) -> Tensor:
 
 
 class Squares(Dataset[tuple[Tensor, Tensor]]):
-    """The examples of one task at given places, made when asked for.
+    """The examples of one task at given places, made on access.
 
     Args:
         task: see :class:`NotSoClevr`.
@@ -100,7 +101,7 @@ class NotSoClevr(LightningDataModule):
     - ``"rendering"``: place -> the image of the square, ``(1, 64, 64)`` float32, 1 on the square and 0 around it.
     - ``"regression"``: the one-hot image of the centre, ``(1, 64, 64)`` float32 -> place.
 
-    The paper has a training and a test set and selects nothing on a third: ``val_dataloader`` and ``test_dataloader``
+    The paper has a training and a test set and no validation set: ``val_dataloader`` and ``test_dataloader``
     both give the test places, in order. The authors' code gives places in pixels, 4 to 59, to the first two tasks and
     in pixels / 64 to the third, and renders grey (128/255) squares; ours differ by a linear map.
 
@@ -109,10 +110,11 @@ class NotSoClevr(LightningDataModule):
         split: ``"uniform"`` or ``"quadrant"``, as in :func:`split_centres`.
         batch_size: examples per minibatch; the paper has 16 and 32.
         num_workers: as for a DataLoader.
-        seed: of the uniform split. The order of training examples is the global generator's, as in any DataLoader.
+        seed: of the uniform split. The order of training examples comes from the global generator, as in any
+            DataLoader.
 
     Raises:
-        ConfigurationError: on other values.
+        ConfigurationError: invalid values.
 
     Source:
         R. Liu et al., An intriguing failing of convolutional neural networks and the CoordConv solution, NeurIPS 2018.

@@ -5,18 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_dynamics.figures.axes import (
-    NUMBERS,
-    ZERO,
-    draw_nothing,
-    draw_x_axis,
-    draw_x_title,
-    draw_y_axis,
-    draw_y_title,
-    round_limits,
-    start_chart,
-    tick_texts,
-)
+from lightning_dynamics.figures import axes
 from lightning_dynamics.figures.canvas import INK, TEXT_PX, house_style, text_width
 from lightning_dynamics.figures.diverging import NEGATIVE, POSITIVE
 from lightning_dynamics.figures.legend import ROW, Entry, draw_legend
@@ -77,15 +66,15 @@ def signed_histogram(
         halves = halves[:, filled[0] : filled[-1] + 1]
         sizes = sizes[filled[0] : filled[-1] + 2]
     legend = ROW + 12
-    limits = (0.0, round_limits(halves)[1])
+    limits = (0.0, axes.round_limits(halves)[1])
     across = (0.0, float(_WIDTH))
-    canvas, plot = start_chart(
+    canvas, plot = axes.start_chart(
         _WIDTH, _HEIGHT, across, limits, title=title, footer=footer, x_title=x_title, above=legend
     )
     start, bottom = plot.left, plot.bottom
 
     ticks = tick_values(*limits) if len(filled) else []
-    draw_y_axis(canvas, plot, ticks, tick_texts(ticks), NUMBERS)
+    axes.draw_y_axis(canvas, plot, ticks, axes.tick_texts(ticks), axes.NUMBERS)
     # From zero outwards: the place of each edge, in pixels from the middle.
     reach = (_WIDTH - _MIDDLE) / 2
     share = (np.log(sizes) - np.log(sizes[0])) / (np.log(sizes[-1]) - np.log(sizes[0]))
@@ -103,14 +92,14 @@ def signed_histogram(
         entries += [Entry(f"{right_name}: {_count(totals[1])}", POSITIVE, "box")]
         entries += [Entry("the other side, mirrored", INK, "line")]
         draw_legend(canvas, entries, start, bottom + _HEIGHT + legend, canvas.width)
-        canvas.lines([[(middle, bottom), (middle, bottom + _HEIGHT)]], color=ZERO)
+        canvas.lines([[(middle, bottom), (middle, bottom + _HEIGHT)]], color=axes.ZERO)
     else:
-        draw_nothing(canvas, plot)
+        axes.draw_nothing(canvas, plot)
     at, texts = _powers(sizes, outwards) if len(filled) else ([], [])
     places_of_ticks = [_WIDTH / 2 - place for place in at[::-1]] + [_WIDTH / 2] + [_WIDTH / 2 + p for p in at]
-    draw_x_axis(canvas, plot, places_of_ticks, [f"−{text}" for text in texts[::-1]] + ["0"] + texts)
-    draw_x_title(canvas, plot, f"{x_title} (logarithmic in size, 0 in the middle)" if x_title else "")
-    draw_y_title(canvas, plot, f"{y_title} (linear)" if y_title else "")
+    axes.draw_x_axis(canvas, plot, places_of_ticks, [f"−{text}" for text in texts[::-1]] + ["0"] + texts)
+    axes.draw_x_title(canvas, plot, f"{x_title} (logarithmic in size, 0 in the middle)" if x_title else "")
+    axes.draw_y_title(canvas, plot, f"{y_title} (linear)" if y_title else "")
     return canvas.pixels()
 
 

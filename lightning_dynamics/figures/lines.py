@@ -9,24 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_dynamics.figures.axes import (
-    AXIS_TITLE,
-    NUMBERS,
-    TIME_WIDTH,
-    Plot,
-    as_rows,
-    check_steps,
-    draw_nothing,
-    draw_x_axis,
-    draw_x_title,
-    draw_y_axis,
-    draw_y_title,
-    round_limits,
-    start_chart,
-    tick_texts,
-    time_limits,
-    time_ticks,
-)
+from lightning_dynamics.figures import axes
 from lightning_dynamics.figures.canvas import FAINT, PAD, Canvas, house_style, text_width
 from lightning_dynamics.figures.legend import Entry, draw_legend, legend_height, legend_rows
 from lightning_dynamics.figures.lettering import fit, shorten, wrap
@@ -90,7 +73,7 @@ def line_chart(
         ValueError: if a line is not as long as ``x``, ``x`` does not rise, there is no line, or limits do not rise
             or, with ``log``, are not above 0; likewise ``x`` with ``log_x``.
     """
-    places, others = check_steps(x), dict(second or {})
+    places, others = axes.check_steps(x), dict(second or {})
     if log_x:
         if places[0] <= 0:
             raise ValueError(f"on a logarithmic axis x is above 0, got {places[0]:g}")
@@ -107,21 +90,23 @@ def line_chart(
         # What is beyond the limits stays beyond them: infinity is a triangle at the edge.
         lines = np.where(lines == np.inf, np.inf, as_heights(lines, log=True))
         ends = (math.log10(ends[0]), math.log10(ends[1])) if ends else _log_limits(lines)
-    ends = ends or round_limits(lines, zero=False)
-    right_ends = check_limits(second_limits) if second_limits is not None else round_limits(right_lines, zero=False)
+    ends = ends or axes.round_limits(lines, zero=False)
+    right_ends = (
+        check_limits(second_limits) if second_limits is not None else axes.round_limits(right_lines, zero=False)
+    )
 
     names = shorten([*series, *others])
     styled = [*zip(_LEFT * len(lines), _KINDS * len(lines), strict=False)][: len(lines)]
     styled += [*zip(_RIGHT * len(right_lines), _KINDS * len(right_lines), strict=False)][: len(right_lines)]
     sides = [""] * len(lines) + [" (right axis)"] * len(right_lines) if len(lines) else [""] * len(right_lines)
     entries = [Entry(n + side, c, kind) for n, side, (c, (kind, _)) in zip(names, sides, styled, strict=True)]
-    legend = legend_height(legend_rows([entry.text for entry in entries], TIME_WIDTH))
+    legend = legend_height(legend_rows([entry.text for entry in entries], axes.TIME_WIDTH))
     above = legend + (_NAME_ROWS * _NAMES if marks else 0)
-    beside = 12 + NUMBERS + AXIS_TITLE if others else 30
-    canvas, plot = start_chart(
-        TIME_WIDTH,
+    beside = 12 + axes.NUMBERS + axes.AXIS_TITLE if others else 30
+    canvas, plot = axes.start_chart(
+        axes.TIME_WIDTH,
         _HEIGHT,
-        time_limits(places),
+        axes.time_limits(places),
         ends,
         title=title,
         footer=footer,
@@ -131,33 +116,35 @@ def line_chart(
         edge=_EDGE,
     )
     ticks = [math.log10(tick) for tick in log_ticks(10 ** ends[0], 10 ** ends[1], 8)] if log else tick_values(*ends)
-    texts = value_texts([10**tick for tick in ticks], log=True) if log else tick_texts(ticks)
-    draw_y_axis(canvas, plot, ticks if len(lines) else [], texts if len(lines) else [], NUMBERS)
+    texts = value_texts([10**tick for tick in ticks], log=True) if log else axes.tick_texts(ticks)
+    axes.draw_y_axis(canvas, plot, ticks if len(lines) else [], texts if len(lines) else [], axes.NUMBERS)
     if log_x:
         values = log_ticks(10 ** plot.x_limits[0], 10 ** plot.x_limits[1], 10)
-        draw_x_axis(canvas, plot, [math.log10(value) for value in values], value_texts(values, log=True))
+        axes.draw_x_axis(canvas, plot, [math.log10(value) for value in values], value_texts(values, log=True))
     else:
-        ticks = time_ticks(places, plot.x_limits)
-        draw_x_axis(canvas, plot, ticks, tick_texts(ticks))
-    draw_x_title(canvas, plot, x_title)
-    draw_y_title(canvas, plot, y_title)
+        ticks = axes.time_ticks(places, plot.x_limits)
+        axes.draw_x_axis(canvas, plot, ticks, axes.tick_texts(ticks))
+    axes.draw_x_title(canvas, plot, x_title)
+    axes.draw_y_title(canvas, plot, y_title)
     _draw_marks(canvas, plot, marks)
 
-    right = Plot(plot.left, plot.bottom, plot.width, plot.height, plot.x_limits, right_ends, _EDGE)
+    right = axes.Plot(plot.left, plot.bottom, plot.width, plot.height, plot.x_limits, right_ends, _EDGE)
     if others:
         _draw_right_axis(canvas, right, second_title, grid=not len(lines))
     for row, (line, (colour, (_, dashes))) in enumerate(zip([*lines, *right_lines], styled, strict=True)):
         on = plot if row < len(lines) else right
         draw_line(canvas, on, places, line, colour, 2.4, linestyle=dashes, dash_capstyle="butt")
     if not np.isfinite(np.concatenate([lines.ravel(), right_lines.ravel()])).any():
-        draw_nothing(canvas, plot)
-    draw_legend(canvas, entries, plot.left, plot.bottom + _HEIGHT + above, TIME_WIDTH)
+        axes.draw_nothing(canvas, plot)
+    draw_legend(canvas, entries, plot.left, plot.bottom + _HEIGHT + above, axes.TIME_WIDTH)
     return canvas.pixels()
 
 
 def _rows(series: Mapping[str, ArrayLike], columns: int) -> NDArray[np.float64]:
     """Put lines below each other; raise ValueError unless each has ``columns`` values."""
-    rows = [as_rows(np.atleast_1d(np.asarray(line)), columns, f"values of {name!r}") for name, line in series.items()]
+    rows = [
+        axes.as_rows(np.atleast_1d(np.asarray(line)), columns, f"values of {name!r}") for name, line in series.items()
+    ]
     if any(len(row) != 1 for row in rows):
         raise ValueError(f"every series is ({columns},), got {[np.shape(line) for line in series.values()]}")
     return np.concatenate(rows) if rows else np.empty((0, columns))
@@ -178,15 +165,15 @@ def _log_limits(lines: NDArray[np.float64]) -> tuple[float, float]:
 _PARTS = (0.0, math.log10(2), math.log10(5))
 
 
-def _draw_right_axis(canvas: Canvas, plot: Plot, title: str, *, grid: bool) -> None:
+def _draw_right_axis(canvas: Canvas, plot: axes.Plot, title: str, *, grid: bool) -> None:
     """Draw marks, numbers and a title right of the plot; a grid only if the left axis has none."""
     end = plot.left + plot.width
     ticks = tick_values(*plot.y_limits)
     if grid:
-        draw_y_axis(canvas, plot, ticks, [""] * len(ticks))
+        axes.draw_y_axis(canvas, plot, ticks, [""] * len(ticks))
     canvas.lines([[(end, y), (end + 6, y)] for y in plot.y(ticks)], color=_RIGHT[0])
-    for text, y in zip(tick_texts(ticks), plot.y(ticks), strict=True):
-        text, px = fit(text, NUMBERS - 6)
+    for text, y in zip(axes.tick_texts(ticks), plot.y(ticks), strict=True):
+        text, px = fit(text, axes.NUMBERS - 6)
         canvas.text(end + 12, y, text, px=px, color=_RIGHT[0])
     if title:
         line, px = fit(title, plot.height)
@@ -194,7 +181,7 @@ def _draw_right_axis(canvas: Canvas, plot: Plot, title: str, *, grid: bool) -> N
         canvas.text(x, y, line, px=px, ha="center", va="baseline", vertical=True, color=_RIGHT[0])
 
 
-def _draw_marks(canvas: Canvas, plot: Plot, marks: Sequence[tuple[str, float]]) -> None:
+def _draw_marks(canvas: Canvas, plot: axes.Plot, marks: Sequence[tuple[str, float]]) -> None:
     """Draw vertical lines with their names above, in two rows so that neighbours do not touch."""
     left, right, top = plot.left, plot.left + plot.width, plot.bottom + plot.height
     free = [-math.inf] * _NAME_ROWS

@@ -8,18 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_dynamics.figures.axes import (
-    NUMBERS,
-    Plot,
-    draw_nothing,
-    draw_x_axis,
-    draw_x_title,
-    draw_y_axis,
-    draw_y_title,
-    round_limits,
-    start_chart,
-    tick_texts,
-)
+from lightning_dynamics.figures import axes
 from lightning_dynamics.figures.canvas import FAINT, Canvas, house_style
 from lightning_dynamics.figures.histogram import stairs
 from lightning_dynamics.figures.legend import Entry, checked_colours, draw_legend, legend_height, legend_rows
@@ -86,15 +75,15 @@ def histogram(
     short = shorten(names)
     legend = legend_height(legend_rows(short, _WIDTH)) if count > 1 else 0
     heights, bounds, ticks = _heights(counts, logarithmic)
-    canvas, plot = start_chart(
+    canvas, plot = axes.start_chart(
         _WIDTH, _HEIGHT, (low, high), bounds, title=title, footer=footer, x_title=x_title, above=legend + _BEYOND
     )
-    texts = tick_texts([10**tick for tick in ticks] if logarithmic else ticks)
-    draw_y_axis(canvas, plot, ticks, texts, NUMBERS)
+    texts = axes.tick_texts([10**tick for tick in ticks] if logarithmic else ticks)
+    axes.draw_y_axis(canvas, plot, ticks, texts, axes.NUMBERS)
     across = tick_values(low, high, 8)
-    draw_x_axis(canvas, plot, across, tick_texts(across))
-    draw_x_title(canvas, plot, x_title)
-    draw_y_title(canvas, plot, f"{y_title} (logarithmic)" if y_title and logarithmic else y_title)
+    axes.draw_x_axis(canvas, plot, across, axes.tick_texts(across))
+    axes.draw_x_title(canvas, plot, x_title)
+    axes.draw_y_title(canvas, plot, f"{y_title} (logarithmic)" if y_title and logarithmic else y_title)
     for row, colour in zip(heights, palette, strict=True):
         outlines = _outlines(plot, edges, row)
         canvas.areas(outlines, color=f"{_hex(colour)}38")
@@ -103,7 +92,7 @@ def histogram(
             x, y = zip(*outline, strict=True)
             canvas.line(x, y, color=colour, width=2.2, solid_joinstyle="miter")
     if not any(map(len, arrays)):
-        draw_nothing(canvas, plot)
+        axes.draw_nothing(canvas, plot)
     _name_what_is_beyond(canvas, plot, arrays)
     if count > 1:
         entries = [Entry(name, colour, "box") for name, colour in zip(short, palette, strict=True)]
@@ -123,7 +112,7 @@ def _limits(arrays: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
             low = first if middle - low > 2 * (middle - first) > 0 else low
             high = last if high - middle > 2 * (last - middle) > 0 else high
             ends += [low, high]
-    return round_limits(np.array(ends), zero=False) if ends else (0.0, 1.0)
+    return axes.round_limits(np.array(ends), zero=False) if ends else (0.0, 1.0)
 
 
 def _heights(
@@ -133,7 +122,7 @@ def _heights(
     counts = np.where(counts > 0, counts, np.nan)
     largest = float(np.nanmax(counts)) if np.isfinite(counts).any() else 0.0
     if not logarithmic:
-        limits = (0.0, round_limits(np.array([largest]))[1])
+        limits = (0.0, axes.round_limits(np.array([largest]))[1])
         return counts, limits, [tick for tick in tick_values(*limits) if tick == round(tick)]
     top = max(1.5 * largest, 15.0)
     steps = (1, 2, 5) if top < 150 else (1,)
@@ -142,7 +131,9 @@ def _heights(
     return np.log10(counts), limits, [math.log10(tick) for tick in ticks if tick <= top]
 
 
-def _outlines(plot: Plot, edges: NDArray[np.float64], heights: NDArray[np.float64]) -> list[list[tuple[float, float]]]:
+def _outlines(
+    plot: axes.Plot, edges: NDArray[np.float64], heights: NDArray[np.float64]
+) -> list[list[tuple[float, float]]]:
     """Outline each run of bins that hold anything, from the lower edge of the plot and back."""
     places, tops = plot.x(edges), plot.y(heights)
     filled = np.flatnonzero(np.isfinite(tops))
@@ -154,7 +145,7 @@ def _outlines(plot: Plot, edges: NDArray[np.float64], heights: NDArray[np.float6
     return outlines
 
 
-def _name_what_is_beyond(canvas: Canvas, plot: Plot, arrays: Sequence[NDArray[np.float64]]) -> None:
+def _name_what_is_beyond(canvas: Canvas, plot: axes.Plot, arrays: Sequence[NDArray[np.float64]]) -> None:
     """Say above the ends of the plot how many values are not in it."""
     low, high = plot.x_limits
     y, right, room = plot.bottom + plot.height + 16, plot.left + plot.width, plot.width / 2 - 40
@@ -181,7 +172,7 @@ def _number(value: float) -> str:
     """Write one number with four digits."""
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    return tick_texts([float(f"{value:.4g}")])[0]
+    return axes.tick_texts([float(f"{value:.4g}")])[0]
 
 
 def _hex(colour: str) -> str:

@@ -5,22 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_dynamics.figures.axes import (
-    NUMBERS,
-    Plot,
-    draw_nothing,
-    draw_x_axis,
-    draw_x_grid,
-    draw_x_title,
-    draw_y_axis,
-    draw_y_title,
-    round_limits,
-    start_chart,
-    tick_texts,
-)
+from lightning_dynamics.figures import axes
 from lightning_dynamics.figures.canvas import FAINT, Canvas, house_style
 from lightning_dynamics.figures.diverging import DivergingScale
-from lightning_dynamics.figures.scale import check_limits, tick_values
+from lightning_dynamics.figures.scale import check_limits
 
 _WIDTH, _HEIGHT = 860, 640
 _EDGE = 10  # Pixels around the plot into which the outermost points reach.
@@ -75,26 +63,21 @@ def scatter(
     table = np.stack(points)
     across, up, values = table[:, ~np.isnan(table).any(axis=0)]
     given = [x_limits, y_limits]
-    axes = [
-        round_limits(part, zero=False) if limits is None else check_limits(limits)
-        for part, limits in zip((across, up), given, strict=True)
+    limits = [
+        axes.round_limits(part, zero=False) if ends is None else check_limits(ends)
+        for part, ends in zip((across, up), given, strict=True)
     ]
     scale = DivergingScale(*check_limits(colour_limits or (0.0, 1.0)), _CMAP, colour_label, span=_SPAN)
 
     beside = _EDGE + _ASIDE + scale.width
-    canvas, plot = start_chart(
-        _WIDTH, _HEIGHT, axes[0], axes[1], title=title, footer=footer, x_title=x_title, beside=beside
+    canvas, plot = axes.start_chart(
+        _WIDTH, _HEIGHT, *limits, title=title, footer=footer, x_title=x_title, beside=beside
     )
-    x_ticks, y_ticks = tick_values(*plot.x_limits), tick_values(*plot.y_limits)
-    draw_x_grid(canvas, plot, x_ticks)
-    draw_y_axis(canvas, plot, y_ticks, tick_texts(y_ticks), NUMBERS)
-    draw_x_axis(canvas, plot, x_ticks, tick_texts(x_ticks))
-    draw_x_title(canvas, plot, x_title)
-    draw_y_title(canvas, plot, y_title)
+    axes.draw_number_axes(canvas, plot, x_title, y_title)
     if len(values):
         _draw_points(canvas, plot, across, up, values, scale)
     else:
-        draw_nothing(canvas, plot)
+        axes.draw_nothing(canvas, plot)
     # The bar is as high as the plot: no swatch is ever needed below it.
     bar = round(plot.left) + _WIDTH + _EDGE + _ASIDE, round(plot.bottom) - scale.foot
     scale.draw(canvas, *bar, _HEIGHT + scale.foot, values)
@@ -103,7 +86,7 @@ def scatter(
 
 def _draw_points(
     canvas: Canvas,
-    plot: Plot,
+    plot: axes.Plot,
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     values: NDArray[np.float64],

@@ -9,23 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_dynamics.figures.axes import (
-    NUMBERS,
-    TIME_WIDTH,
-    ZERO,
-    Plot,
-    as_rows,
-    check_steps,
-    draw_x_axis,
-    draw_x_title,
-    draw_y_axis,
-    draw_y_title,
-    round_limits,
-    start_chart,
-    tick_texts,
-    time_limits,
-    time_ticks,
-)
+from lightning_dynamics.figures import axes
 from lightning_dynamics.figures.canvas import FAINT, INK, Canvas, house_style, text_width
 from lightning_dynamics.figures.legend import (
     Entry,
@@ -98,8 +82,8 @@ def time_series(
     Raises:
         ValueError: if ``x``, the series and the names do not fit together, or ``limits`` do not rise.
     """
-    steps = check_steps(x)
-    thin, thick = as_rows(series, len(steps), "series"), as_rows(emphasis, len(steps), "emphasis")
+    steps = axes.check_steps(x)
+    thin, thick = axes.as_rows(series, len(steps), "series"), axes.as_rows(emphasis, len(steps), "emphasis")
     if len(names) != len(thin) or len(emphasis_names) != len(thick):
         raise ValueError(
             f"there are {len(thin)} series and {len(thick)} for emphasis, "
@@ -107,7 +91,7 @@ def time_series(
         )
     shaded = None if band is None else [np.broadcast_to(np.asarray(end, dtype=float), steps.shape) for end in band]
     everything = np.concatenate([part.ravel() for part in (thin, thick, *(shaded or ()))])
-    low, high = round_limits(everything) if limits is None else check_limits(limits)
+    low, high = axes.round_limits(everything) if limits is None else check_limits(limits)
 
     short = shorten([*emphasis_names, *names])
     bold, short = short[: len(thick)], short[len(thick) :]
@@ -119,11 +103,11 @@ def time_series(
     entries += [Entry(marks_name, _MARK, "tick")] if marks_name else []
     lines = [Entry(name, colour) for name, colour in zip(short, colours, strict=True)]
     rows = _LEGEND_ROWS_OF_MANY if many else _LEGEND_ROWS
-    together = legend_rows([entry.text for entry in entries + lines], TIME_WIDTH)
+    together = legend_rows([entry.text for entry in entries + lines], axes.TIME_WIDTH)
     if together > rows:
         texts = [entry.text for entry in entries] + short
         weights = [math.inf] * len(entries) + [abs(value) for value in final]
-        kept = capped(texts, weights, TIME_WIDTH, rows)
+        kept = capped(texts, weights, axes.TIME_WIDTH, rows)
         shown = [(entries + lines)[i] for i in kept]
         entries = [*shown, Entry(more_text(len(texts) - len(kept)), kind="none")]
     else:
@@ -131,19 +115,23 @@ def time_series(
     legend = legend_height(min(together, rows))
 
     room: dict[str, Any] = {"above": legend, "beside": max(beside, 12), "edge": _EDGE, "x_title": x_title}
-    canvas, plot = start_chart(TIME_WIDTH, _HEIGHT, time_limits(steps), (low, high), title=title, footer=footer, **room)
+    canvas, plot = axes.start_chart(
+        axes.TIME_WIDTH, _HEIGHT, axes.time_limits(steps), (low, high), title=title, footer=footer, **room
+    )
     left, bottom = plot.left, plot.bottom
 
     if shaded is not None:
         _draw_band(canvas, plot, steps, shaded[0], shaded[1])
     ticks = tick_values(low, high)
-    draw_y_axis(canvas, plot, ticks, tick_texts(ticks), NUMBERS)
+    axes.draw_y_axis(canvas, plot, ticks, axes.tick_texts(ticks), axes.NUMBERS)
     if low < 0 < high:
-        canvas.lines([[(left, float(plot.y(0))), (left + TIME_WIDTH, float(plot.y(0)))]], color=ZERO, width=1.5)
-    ticks = time_ticks(steps, plot.x_limits)
-    draw_x_axis(canvas, plot, ticks, tick_texts(ticks))
-    draw_x_title(canvas, plot, x_title)
-    draw_y_title(canvas, plot, y_title)
+        canvas.lines(
+            [[(left, float(plot.y(0))), (left + axes.TIME_WIDTH, float(plot.y(0)))]], color=axes.ZERO, width=1.5
+        )
+    ticks = axes.time_ticks(steps, plot.x_limits)
+    axes.draw_x_axis(canvas, plot, ticks, axes.tick_texts(ticks))
+    axes.draw_x_title(canvas, plot, x_title)
+    axes.draw_y_title(canvas, plot, y_title)
 
     if len(thick):
         draw_line(canvas, plot, steps, thick[0], _BROAD, 9.0)
@@ -153,11 +141,11 @@ def time_series(
     for i, line in enumerate(thick[1:], 1):
         draw_line(canvas, plot, steps, line, INK, 3.0, linestyle=_KINDS[min(i, 2)][1], dash_capstyle="butt")
     places = plot.x(np.ravel(np.asarray(marks, dtype=np.float64)))
-    places = np.unique(np.round(places[(places >= left - 0.5) & (places <= left + TIME_WIDTH + 0.5)]))
+    places = np.unique(np.round(places[(places >= left - 0.5) & (places <= left + axes.TIME_WIDTH + 0.5)]))
     canvas.lines([[(place, bottom), (place, bottom + 14)] for place in places], color=_MARK, width=2)
     if many:
         _name_the_ends(canvas, plot, final, short, colours)
-    draw_legend(canvas, entries, left, bottom + _HEIGHT + legend, TIME_WIDTH)
+    draw_legend(canvas, entries, left, bottom + _HEIGHT + legend, axes.TIME_WIDTH)
     return canvas.pixels()
 
 
@@ -169,7 +157,7 @@ def _last(line: NDArray[np.float64]) -> float:
 
 def draw_line(
     canvas: Canvas,
-    plot: Plot,
+    plot: axes.Plot,
     steps: NDArray[np.float64],
     line: NDArray[np.float64],
     colour: str,
@@ -201,7 +189,7 @@ def draw_line(
 
 
 def _draw_band(
-    canvas: Canvas, plot: Plot, steps: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
+    canvas: Canvas, plot: axes.Plot, steps: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
 ) -> None:
     """Shade the range between two lines wherever both are numbers."""
     x = plot.x(steps) if len(steps) > 1 else np.array([plot.left, plot.left + plot.width])
@@ -217,7 +205,7 @@ def _draw_band(
 
 
 def _name_the_ends(
-    canvas: Canvas, plot: Plot, final: NDArray[np.float64], names: Sequence[str], colours: Sequence[str]
+    canvas: Canvas, plot: axes.Plot, final: NDArray[np.float64], names: Sequence[str], colours: Sequence[str]
 ) -> None:
     """Write the names of the lines that end farthest from 0 beside their ends, moved apart."""
     chosen = [int(i) for i in np.argsort(-np.abs(final), kind="stable")[:_END_LABELS] if final[i]]

@@ -8,16 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_dynamics.figures.axes import (
-    TIME_WIDTH,
-    Plot,
-    check_steps,
-    draw_x_axis,
-    draw_x_title,
-    tick_texts,
-    time_ticks,
-    x_axis_height,
-)
+from lightning_dynamics.figures import axes
 from lightning_dynamics.figures.canvas import PAD, Canvas, house_style
 from lightning_dynamics.figures.diverging import DIVERGING, DivergingScale, symmetric_limit
 from lightning_dynamics.figures.lettering import (
@@ -69,7 +60,7 @@ def time_map(
     Raises:
         ValueError: if values, ``x`` and labels do not fit together, or ``limits`` do not rise.
     """
-    matrix, steps = np.asarray(values, dtype=np.float64), check_steps(x)
+    matrix, steps = np.asarray(values, dtype=np.float64), axes.check_steps(x)
     if matrix.shape != (len(labels), len(steps)) or matrix.size == 0:
         raise ValueError(f"values are {matrix.shape}, but there are {len(labels)} labels and {len(steps)} columns")
     if origin not in ("lower", "upper"):
@@ -83,27 +74,27 @@ def time_map(
     height = round(pitch * len(labels))
     axis = axis_labels(labels, pitch)
     left = PAD + axis.extent + 12
-    sheet_width = left + TIME_WIDTH + 26 + scale.width + PAD
-    bottom = footer_height(sheet_width) + x_axis_height(x_title)
+    sheet_width = left + axes.TIME_WIDTH + 26 + scale.width + PAD
+    bottom = footer_height(sheet_width) + axes.x_axis_height(x_title)
     canvas = Canvas(sheet_width, bottom + height + title_height())
     edges = time_edges(steps)
-    plot = Plot(left, bottom, TIME_WIDTH, height, (edges[0], edges[-1]))
+    plot = axes.Plot(left, bottom, axes.TIME_WIDTH, height, (edges[0], edges[-1]))
 
     draw_title_and_footer(canvas, title, footer)
     # A value far beyond the scale must not drown its neighbours in rounding errors.
     reach = 1e6 * max(map(abs, limits))
-    means = pixel_means(np.where(np.isfinite(matrix), np.clip(matrix, -reach, reach), np.nan), edges, TIME_WIDTH)
+    means = pixel_means(np.where(np.isfinite(matrix), np.clip(matrix, -reach, reach), np.nan), edges, axes.TIME_WIDTH)
     row_of_pixel = np.arange(height) * len(labels) // height
     pixels = scale.colours(means)[row_of_pixel]
     paint_missing(pixels, np.isnan(means)[row_of_pixel])
     upper = origin == "upper"
-    canvas.boxes([(left - 1, bottom - 1, TIME_WIDTH + 2, height + 2)], color="#aaaaaa")  # An edge for white cells.
+    canvas.boxes([(left - 1, bottom - 1, axes.TIME_WIDTH + 2, height + 2)], color="#aaaaaa")  # An edge for white cells.
     canvas.image(pixels if upper else pixels[::-1], left, bottom)
     draw_y_labels(canvas, axis, left, bottom + (height if upper else 0), -pitch if upper else pitch)
-    ticks = time_ticks(steps, plot.x_limits)
-    draw_x_axis(canvas, plot, ticks, tick_texts(ticks))
-    draw_x_title(canvas, plot, x_title)
-    scale.draw(canvas, left + TIME_WIDTH + 26, bottom, height, np.where(np.isfinite(matrix), matrix, np.nan))
+    ticks = axes.time_ticks(steps, plot.x_limits)
+    axes.draw_x_axis(canvas, plot, ticks, axes.tick_texts(ticks))
+    axes.draw_x_title(canvas, plot, x_title)
+    scale.draw(canvas, left + axes.TIME_WIDTH + 26, bottom, height, np.where(np.isfinite(matrix), matrix, np.nan))
     return canvas.pixels()
 
 

@@ -22,24 +22,24 @@ _BECOMES: dict[type[nn.Module], type[CoordConv2d] | type[CoordConvTranspose2d]] 
 
 
 def convert(module: Model, pattern: str | Sequence[str] = "*", *, radius: bool = False) -> Model:
-    """Let convolutions of a model see the coordinates of their pixels, in place; it starts as the same function.
+    """Turn convolutions of a model into CoordConvs, in place; at first the model computes the same function.
 
     Every ``nn.Conv2d`` becomes a :class:`CoordConv2d` and every ``nn.ConvTranspose2d`` a
     :class:`CoordConvTranspose2d`: the same object, of another class, with a ``coordinate_weight`` of zeros beside its
-    weight. So weights, what is tied to them, a layer used in several places, names, hooks, training flags, dtype and
-    device stay as they are, and an optimizer that holds the weights still does. The coordinates' weight is frozen if
+    weight. So weights, tied weights, shared layers, names, hooks, training flags, dtype and device stay as they
+    are, and an optimizer that holds the weights still does. The coordinates' weight is frozen if
     the layer's weight is.
 
-    Before its first training step the model gives the same bits as before, except that -0.0 can become 0.0, as long as
-    the coordinates' part is finite, which it is with weights of zero.
+    Before its first training step the model gives the same outputs as before, to the bit, except that -0.0 can become
+    0.0.
 
     Convert before the optimizer is made (in a LightningModule's ``__init__`` or ``configure_model``), or the new
     weights are not trained; and before loading a checkpoint of a converted model, after loading one of the original.
-    Left alone: subclasses of the two (also parametrised and not yet initialised layers), whose forward may be another,
-    and CoordConvs, whatever their radius.
+    Not converted: subclasses of the two (also parametrised and lazy layers), whose forward may differ, and layers that
+    already are CoordConvs, whatever their radius.
 
     Args:
-        module: a model; a single convolution too.
+        module: a model, or a single convolution.
         pattern: glob, or several, for the names of the layers, e.g. ``"decoder.*"``. A layer used under several names
             is converted if one of them matches. The name of ``module`` itself is ``""``, which ``"*"`` matches.
         radius: whether the layers also see r.
@@ -48,8 +48,8 @@ def convert(module: Model, pattern: str | Sequence[str] = "*", *, radius: bool =
         ``module``.
 
     Raises:
-        ConfigurationError: there is no pattern, one that matches no convolution, or the model is already wrapped for
-            DDP, which would not know of the new weights. Nothing has been changed then.
+        ConfigurationError: there is no pattern, a pattern matches no convolution, or the model is already wrapped for
+            DDP, which would not know the new weights. The model is unchanged then.
 
     Example:
         >>> from torch import nn

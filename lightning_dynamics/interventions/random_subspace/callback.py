@@ -14,9 +14,9 @@ from lightning_dynamics.core.lightning import Callback, ConfigurationError, grad
 from lightning_dynamics.core.parameters import assign, flatten, select_parameters, unflatten
 from lightning_dynamics.core.progress import progress
 from lightning_dynamics.interventions.random_subspace.estimator import FastfoodProjection, Kind, Projection, project
-from lightning_dynamics.interventions.random_subspace.optimizers import optimizer_of, put_in_place
+from lightning_dynamics.interventions.random_subspace.optimizers import optimizer_of, replace_parameters
 from lightning_dynamics.panels import Scalar
-from lightning_dynamics.publishing import Event, publish
+from lightning_dynamics.publishing import publish_panels
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -27,19 +27,19 @@ class RandomSubspaceCallback(Callback):
     r"""**Changes training, on purpose**: the weights move only in θ = θ₀ + P θ_d, with a random P (Li et al. 2018).
 
     θ₀ are the weights that training begins with, P is a ``(D, d)`` matrix whose columns are random directions of unit
-    length over all D parameters together, and the d numbers θ_d, from zero on, are all that is trained (section 2,
+    length over all D parameters together, and only the d numbers θ_d, starting from zero, are trained (section 2,
     equation 2). The smallest d with which a network still learns a task is the task's intrinsic dimension for that
     network: see :func:`~lightning_dynamics.intrinsic_dimension`.
 
-    The module stays as it is, and its optimizer: when training begins, θ_d takes the place of the parameters in the
+    The module and its optimizer stay as they are: when training begins, θ_d replaces the parameters in the
     optimizer's groups. After each backward pass the gradient of θ_d is Pᵀ times that of the weights, whose own
     ``.grad`` is then None; after each step the weights are θ₀ + P θ_d. So gradient clipping, weight decay, momentum,
-    loss scaling and learning rate schedules act on θ_d, and nothing else of training changes: no random number is
-    drawn from its streams, and buffers (BatchNorm's statistics) are updated as always.
+    loss scaling and learning rate schedules act on θ_d, and nothing else in training changes: its random generators are
+    not used, and buffers (BatchNorm's statistics) are updated as usual.
 
-    Checkpoints hold the weights, as always, so that they can be used without this callback; and θ_d, θ₀ and the seed,
-    from which P is made again. A run that is resumed from one goes on as if it had not been interrupted. A further
-    ``fit`` of the same module goes on in the same subspace.
+    Checkpoints hold the weights, as usual, so that they can be used without this callback; and also θ_d, θ₀ and the
+    seed, from which P is made again. A run that is resumed from one continues as if it had not been interrupted.
+    Another ``fit`` of the same module continues in the same subspace.
 
     Several processes (DDP) hold the same θ_d, and each makes the same P.
 
@@ -47,11 +47,11 @@ class RandomSubspaceCallback(Callback):
 
     ======================  ========  ==============================================================
     ``subspace/dim``        scalar    d
-    ``subspace/distance``   scalar    ‖θ - θ₀‖, how far the weights have come
+    ``subspace/distance``   scalar    ‖θ - θ₀‖, how far the weights have moved
     ======================  ========  ==============================================================
 
     Cost: P θ_d once per optimizer step and Pᵀ g once per step (under manual optimisation, per backward pass);
-    ``benchmarks/subspace.py`` sets it beside direct training, with figures in ``docs/subspace.md``. Memory: θ₀ (4 D
+    ``benchmarks/subspace.py`` compares it with direct training; figures in ``docs/subspace.md``. Memory: θ₀ (4 D
     bytes), and 12 D to 24 D bytes for "fastfood", 24 d √D for "sparse", 4 D d for "dense". At the start "fastfood"
     takes d products to normalise its basis, with a progress bar.
 
@@ -60,10 +60,10 @@ class RandomSubspaceCallback(Callback):
         projection: ``"fastfood"``, ``"sparse"`` or ``"dense"``: how P is made; see
             :mod:`~lightning_dynamics.random_subspace.estimator`.
         seed: of P.
-        parameters: globs: the parameters that move in the subspace. Others are trained as ever; those that no
-            optimizer trains or that do not require a gradient are left alone. Tied parameters count once.
-        name: tells several of these apart in the loggers, as ``subspace/{name}/…``.
-        announce: print a line that says that training is changed.
+        parameters: globs: the parameters that move in the subspace. Others are trained as usual; those that
+            no optimizer trains or that do not require a gradient are left alone. Tied parameters count once.
+        name: distinguishes several of these callbacks in the loggers, as ``subspace/{name}/…``.
+        announce: whether to print that training is changed.
 
     Raises:
         ConfigurationError: before training: patterns that match nothing that is trained, more dimensions than
@@ -109,7 +109,7 @@ class RandomSubspaceCallback(Callback):
 
     @property
     def theta_d(self) -> Tensor:
-        """θ_d ``(d,)``, what is trained; float32, or float64 where a parameter is.
+        """θ_d ``(d,)``, which is trained; float32, or float64 if a parameter is.
 
         Raises:
             RuntimeError: training has not begun.
@@ -127,7 +127,7 @@ class RandomSubspaceCallback(Callback):
 
     @property
     def matrix(self) -> Projection:
-        """P, as the products with it.
+        """P, as an object that multiplies with it.
 
         Raises:
             RuntimeError: training has not begun.
@@ -140,7 +140,7 @@ class RandomSubspaceCallback(Callback):
 
     @property
     def state_key(self) -> str:
-        """One per choice of parameters, so that two of them can live in one Trainer."""
+        """One per choice of parameters, so that one Trainer can have two of these callbacks."""
         return self._generate_state_key(parameters=self.parameters, name=self.name)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -154,22 +154,22 @@ class RandomSubspaceCallback(Callback):
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put θ_d in the parameters' place: the optimizers are there, and their states not yet restored."""
+        """Replace the parameters by θ_d: the optimizers exist, and their states are not yet restored."""
         self._chosen = self._trained(trainer, pl_module)
         flat = self._flat()
         made = self._matrix
         if made is None or (made.size, made.dtype, made.device) != (len(flat), flat.dtype, flat.device):
             self._matrix = self._make(trainer, flat)
-        if not self._goes_on(trainer, flat):
+        if not self._continues(trainer, flat):
             self._theta_0 = flat
             self._theta_d = nn.Parameter(flat.new_zeros(self.dim))
         theta_d = self._known(self._theta_d)
         optimizer = optimizer_of(self._chosen.values(), trainer.optimizers)
-        put_in_place(theta_d, self._chosen.values(), optimizer)
+        replace_parameters(theta_d, self._chosen.values(), optimizer)
         theta_d.grad = None
         for parameter in self._chosen.values():
             parameter.grad = None
-        self._let_go()
+        self._remove_hook()
         self._hook = optimizer.register_step_post_hook(self._move)
         if self.announce and trainer.is_global_zero:
             print(
@@ -192,21 +192,21 @@ class RandomSubspaceCallback(Callback):
             parameter.grad = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log how far the weights have come."""
+        """Log how far the weights have moved."""
         if not trainer.is_global_zero or not trainer.loggers:
             return
         label = "subspace" if self.name is None else f"subspace/{self.name}"
         distance = float(self.matrix.up(self.theta_d).norm())
-        panels = {f"{label}/dim": Scalar(float(self.dim)), f"{label}/distance": Scalar(distance)}
-        publish(trainer.loggers, Event(label, trainer.current_epoch, steps_taken(trainer), panels))
+        panels = {"dim": Scalar(float(self.dim)), "distance": Scalar(distance)}
+        publish_panels(trainer.loggers, panels, label, epoch=trainer.current_epoch, step=steps_taken(trainer))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the optimizer."""
-        self._let_go()
+        """Remove the hook from the optimizer."""
+        self._remove_hook()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Lightning skips ``teardown`` when training fails."""
-        self._let_go()
+        self._remove_hook()
 
     def state_dict(self) -> dict[str, Any]:
         """θ_d, θ₀ and what P is made from."""
@@ -215,13 +215,13 @@ class RandomSubspaceCallback(Callback):
         return {"theta_d": self.theta_d.clone(), "theta_0": self._theta_0, **self._making()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep it until the optimizers are there."""
+        """Keep it until the optimizers exist."""
         self._restored = state_dict
 
     # ---- its own -------------------------------------------------------------------------------------------
 
     def _making(self) -> dict[str, Any]:
-        """What P follows from."""
+        """What P is made from."""
         return {"dim": self.dim, "projection": self.projection, "seed": self.seed, "parameters": list(self._chosen)}
 
     def _trained(self, trainer: Trainer, module: nn.Module) -> dict[str, nn.Parameter]:
@@ -240,12 +240,13 @@ class RandomSubspaceCallback(Callback):
         }
         if not chosen:
             raise ConfigurationError(
-                f"`parameters={self.parameters!r}` matches only what no optimizer trains: {', '.join(selected)}"
+                f"`parameters={self.parameters!r}` matches only parameters that no optimizer trains: "
+                f"{', '.join(selected)}"
             )
         devices = {parameter.device for parameter in chosen.values()}
         if len(devices) > 1:
             raise ConfigurationError(
-                f"`parameters` lie on several devices ({', '.join(map(str, devices))}); choose those of one"
+                f"`parameters` lie on several devices ({', '.join(map(str, devices))}); choose those on one device"
             )
         size = sum(parameter.numel() for parameter in chosen.values())
         if self.dim > size:
@@ -254,8 +255,8 @@ class RandomSubspaceCallback(Callback):
             )
         return chosen
 
-    def _goes_on(self, trainer: Trainer, flat: Tensor) -> bool:
-        """Whether training goes on in a subspace that was begun: from a checkpoint, or in an earlier ``fit``."""
+    def _continues(self, trainer: Trainer, flat: Tensor) -> bool:
+        """Whether training continues in an existing subspace: of a checkpoint, or of an earlier ``fit``."""
         restored, self._restored = self._restored, None
         if restored:
             making = self._making()
@@ -263,15 +264,15 @@ class RandomSubspaceCallback(Callback):
                 if restored[argument] != value:
                     raise ConfigurationError(
                         f"`{argument}={value!r}`, but the checkpoint was trained with {restored[argument]!r}; "
-                        "give the same, or load its weights into the module and train anew without `ckpt_path`"
+                        "give the same, or load its weights into the module and train without `ckpt_path`"
                     )
             self._theta_0 = restored["theta_0"].to(flat)
             self._theta_d = nn.Parameter(restored["theta_d"].to(flat))
             return True
         if trainer.ckpt_path is not None:
             raise ConfigurationError(
-                "`ckpt_path` is a checkpoint of a training without this RandomSubspaceCallback, which cannot go on in "
-                "a subspace; load its weights into the module, and train anew without `ckpt_path`"
+                "`ckpt_path` is a checkpoint of a training without this RandomSubspaceCallback, which cannot continue "
+                "in a subspace; load its weights into the module, and train without `ckpt_path`"
             )
         if self._theta_d is None or self._theta_0 is None or len(flat) != len(self._theta_0):
             return False
@@ -311,7 +312,7 @@ class RandomSubspaceCallback(Callback):
         """Write the weights: the optimizer has stepped."""
         assign(self._chosen, unflatten(self._reached(), self._chosen))
 
-    def _let_go(self) -> None:
+    def _remove_hook(self) -> None:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None

@@ -1,4 +1,4 @@
-"""One parameter in the place of many, in an optimizer that the user's module has made."""
+"""Replacing many parameters by one, in an optimizer that the user's module has made."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.optim import Optimizer
 
 from lightning_dynamics.core.lightning import ConfigurationError
 
-_AS_ONE = "one vector has one setting for each; put them into one group, or choose fewer `parameters`"
+_AS_ONE = "a single vector can have only one; put them into one group, or choose fewer `parameters`"
 
 
 def optimizer_of(parameters: Collection[Tensor], optimizers: Sequence[Optimizer]) -> Optimizer:
-    """The optimizer that trains these parameters, where one alone does, in groups with the same settings.
+    """The only optimizer that trains these parameters, in groups with the same settings.
 
     Raises:
         ConfigurationError: there are several, or groups that differ, or it moves parameters within a step.
@@ -53,11 +53,11 @@ def optimizer_of(parameters: Collection[Tensor], optimizers: Sequence[Optimizer]
     return optimizer
 
 
-def put_in_place(vector: nn.Parameter, parameters: Collection[Tensor], optimizer: Optimizer) -> None:
-    """Let the optimizer train ``vector`` and no longer ``parameters``; its groups stay, for the schedulers' sake.
+def replace_parameters(vector: nn.Parameter, parameters: Collection[Tensor], optimizer: Optimizer) -> None:
+    """Let the optimizer train ``vector`` instead of ``parameters``; its groups stay, because schedulers hold them.
 
     Raises:
-        ConfigurationError: the optimizer begins with a state that says something of single parameters.
+        ConfigurationError: the optimizer begins with different states for different parameters.
     """
     chosen = {id(parameter) for parameter in parameters}
     is_in = False
@@ -76,12 +76,12 @@ def put_in_place(vector: nn.Parameter, parameters: Collection[Tensor], optimizer
 
 
 def _as_of(vector: nn.Parameter, name: str, values: Sequence[tuple[Tensor, Any]]) -> Any:
-    """What all parameters begin with alike (Adagrad's sums), in the vector's shape."""
+    """The initial state that all parameters share (Adagrad's sums), in the vector's shape."""
     value = values[0][1]
     if not isinstance(value, Tensor):
         return value
     flat = torch.cat([value.reshape(-1) for _, value in values])
     if not bool((flat == flat[0]).all()):
-        raise ConfigurationError(f"the optimizer begins with a {name!r} of its own for each parameter: {_AS_ONE}")
+        raise ConfigurationError(f"the optimizer begins with a different {name!r} for each parameter: {_AS_ONE}")
     is_like_its_parameter = value.shape == values[0][0].shape and value.ndim > 0
     return torch.full_like(vector, float(flat[0])) if is_like_its_parameter else value.clone()

@@ -44,38 +44,38 @@ def intrinsic_dimension(
 ) -> IntrinsicDimension:
     """The smallest dimension of a random subspace in which a network still learns a task (Li et al. 2018, section 2).
 
-    The network is trained directly, then in random subspaces of growing dimension, each with every seed; then the
-    dimension at which the mean over seeds reaches ``threshold`` x a baseline is closed in on by bisection, in steps of
-    equal ratio. It is found for both of the paper's baselines: one number for all networks, and the network's own
+    The network is trained directly, then in random subspaces of growing dimension, each with every seed; then
+    bisection in steps of equal ratio finds the dimension at which the mean over seeds reaches ``threshold`` times a
+    baseline. It is found for both of the paper's baselines: one number for all networks, and the network's own
     performance in direct training. With the default threshold this is d_int90.
 
-    A seed decides about everything random in one training: initial weights, the order of examples, the subspace. The
-    streams of the caller's own program are left as they were. Whether a dimension suffices depends on how well training
-    is done: an optimizer, a rate or a number of epochs that is too poor gives a dimension that is too large.
+    A seed determines everything random in one training: initial weights, the order of examples, the subspace. The
+    random state of the caller's program does not change. Whether a dimension suffices depends on how well training is
+    done: a poor optimizer, learning rate or number of epochs gives a dimension that is too large.
 
-    Cost: about (log₂ of the dimension found - 1 + bisections) x seeds trainings, of which one takes as long as
-    ``benchmarks/subspace.py`` says, beside direct ones.
+    Cost: about (log₂ of the dimension found - 1 + bisections) x seeds trainings in subspaces, besides the
+    direct ones; ``benchmarks/subspace.py`` says how long one takes.
 
     Args:
         module_factory: makes the LightningModule; called once per training, after the seed is set.
         data: a LightningDataModule, or a pair (training loader, validation loader).
-        baseline: the one for all networks, e.g. 1.0 for an accuracy of 100 %; None to use the network's own alone.
+        baseline: the global one, e.g. 1.0 for an accuracy of 100 %; None to use only the network's own.
         threshold: the share of the baseline that counts as having learned.
         seeds: of the trainings.
         dims: the dimensions to try before bisection; by default 8, 16, 32, … until both baselines are reached, or the
             number of parameters.
         resolution: bisection ends when two neighbouring dimensions differ by at most this ratio.
-        metric: a logged metric that is larger the better; its value after the last epoch counts.
+        metric: a logged metric, larger is better; its value after the last epoch counts.
         max_epochs: of each training.
         projection: see :class:`RandomSubspaceCallback`.
         parameters: see :class:`RandomSubspaceCallback`.
         trainer_options: further arguments of the Trainer.
-        log: a file, one line per training, written as they end. If it exists, its trainings are not done again: a
-            search that was interrupted goes on, and one with a finer ``resolution`` or other ``dims`` uses them.
+        log: a file with one line per training, written as they end. If it exists, its trainings are not repeated: an
+            interrupted search continues, and one with a finer ``resolution`` or other ``dims`` uses them.
         show_progress: a progress bar over the trainings.
 
     Raises:
-        ConfigurationError: arguments that cannot work; a metric that is not logged; a log of another search.
+        ConfigurationError: invalid arguments; a metric that is not logged; a log of another search.
 
     Example::
 

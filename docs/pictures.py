@@ -12,7 +12,6 @@ from PIL import Image
 from lightning_dynamics import (
     CKACallback,
     CKAResult,
-    CurvatureCallback,
     CurvatureResult,
     IntrinsicDimension,
     LandscapeCallback,
@@ -46,7 +45,7 @@ def main() -> None:
     panels |= shown("vog", [difficulty])
     panels |= LandscapeCallback().panels(landscapes[-1])
     panels |= LandscapeCallback(explorer=False).film(landscapes)
-    panels |= CurvatureCallback().panels(curvature)
+    panels |= shown("curvature", [curvature])
     # Written by examples/06_intrinsic_dimension.py, where it has run.
     searches = sorted((ROOT / "demo" / "intrinsic_dimension").glob("*.jsonl"), key=lambda path: path.stem)
     panels |= (

@@ -17,7 +17,7 @@ from lightning_dynamics.analyses.critical_points.result import CriticalPointsRes
 from lightning_dynamics.analyses.critical_points.settings import GradientNorm, MethodName, NewtonMR, Search, Trajectory
 from lightning_dynamics.analyses.critical_points.starts import checkpoint_states, state_of
 from lightning_dynamics.analyses.critical_points.surface import LossSurface, State
-from lightning_dynamics.analyses.curvature.checks import check_batchnorm, check_parameters, described
+from lightning_dynamics.analyses.curvature.checks import check_batchnorm, check_parameters, described, identity_of
 from lightning_dynamics.analyses.curvature.minibatches import Minibatches
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.isolation import Mode
@@ -140,8 +140,7 @@ class CriticalPointsCallback(AnalysisCallback[CriticalPointsResult]):
             identity={
                 "search": search,
                 "starts": (self.checkpoints, recorded),
-                "parameters": parameters if isinstance(parameters, str) else list(parameters),
-                "loss_fn": loss_fn if isinstance(loss_fn, str | None) else getattr(loss_fn, "__name__", ""),
+                **identity_of(parameters, loss_fn),
             },
         )
         self.search = search
@@ -224,10 +223,10 @@ class CriticalPointsCallback(AnalysisCallback[CriticalPointsResult]):
         """On the whole probe, not on this process's share."""
         probe = context.probe
 
-        def hand_out(place: int) -> Any:
+        def load(place: int) -> Any:
             batch = probe.batch(place)
             context.seed(batch)
             return as_double(batch.data)
 
-        batches = Minibatches(tuple(map(len, probe.batches)), tuple(range(len(probe.batches))), hand_out)
+        batches = Minibatches(tuple(map(len, probe.batches)), tuple(range(len(probe.batches))), load)
         return LossSurface(context.module, self.loss_fn, batches, select_parameters(context.module, self.parameters))

@@ -105,7 +105,7 @@ def find(
     check_parameters(chosen)
     begin = named_starts(starts, module, chosen)
     with isolated(module, mode=mode, seed=seed) as streams, silenced(module), in_double(module):
-        held = Minibatches.held(_in_double(batches), seed=seed, streams=streams)
+        held = Minibatches.from_batches(_in_double(batches), seed=seed, streams=streams)
         surface = LossSurface(module, loss_fn, held, select_parameters(module, parameters), keep_graphs)
         surface.check(parameters)
         points = search_all(surface, begin, how, description=description, index_of_starts=index_of_starts)

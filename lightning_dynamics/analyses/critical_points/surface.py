@@ -105,4 +105,4 @@ class LossSurface:
         for parameter in self._module.parameters():
             parameter.requires_grad_(id(parameter) in wanted)
         with torch.enable_grad():
-            check_loss(loss(self._module, self._batches.hand_out(0), self._loss_fn), parameters)
+            check_loss(loss(self._module, self._batches.load(0), self._loss_fn), parameters)

@@ -20,6 +20,7 @@ from lightning_dynamics.analyses.curvature.checks import (
     check_parameters,
     check_search,
     described,
+    identity_of,
 )
 from lightning_dynamics.analyses.curvature.minibatches import Minibatches
 from lightning_dynamics.analyses.curvature.operator import HessianOperator, NotFinite
@@ -122,8 +123,7 @@ class CurvatureCallback(AnalysisCallback[CurvatureResult]):
             identity={
                 "search": (k, tolerance, max_iterations),
                 "samples": (trace_samples, density_samples, density_iterations),
-                "parameters": parameters if isinstance(parameters, str) else list(parameters),
-                "loss_fn": loss_fn if isinstance(loss_fn, str | None) else getattr(loss_fn, "__name__", ""),
+                **identity_of(parameters, loss_fn),
             },
         )
         check_search(k, tolerance, max_iterations)
@@ -150,10 +150,10 @@ class CurvatureCallback(AnalysisCallback[CurvatureResult]):
             parameter.requires_grad_(False)
         for parameter in chosen.values():
             parameter.requires_grad_(True)
-        batches = Minibatches.of(context)
+        batches = Minibatches.from_context(context)
         for place in {0, len(batches) - 1} if len(batches) else ():
             with torch.enable_grad():
-                value = loss(context.module, batches.hand_out(place), self.loss_fn)
+                value = loss(context.module, batches.load(place), self.loss_fn)
             check_loss(value, self.parameters)
 
     # ---- an event ------------------------------------------------------------------------------------------
@@ -164,19 +164,19 @@ class CurvatureCallback(AnalysisCallback[CurvatureResult]):
         operator = HessianOperator(
             context.module,
             self.loss_fn,
-            Minibatches.of(context),
+            Minibatches.from_context(context),
             chosen,
             gather=lambda work: context.ranks.all_reduce(context.ranks.run_checked(work)),
             num_examples=len(context.probe),
         )
         try:
             with torch.no_grad():
-                found = operator.led(context.ranks, lambda: self._found(operator, context.description))
+                found = operator.run_on_rank_zero(context.ranks, lambda: self._found(operator, context.description))
                 return self._result(context, operator, found)
         except NotFinite:
             return self._result(context, operator, self._nothing())
         finally:
-            operator.forget()
+            operator.clear_cache()
 
     def combine(self, part: CurvatureResult, context: Context) -> CurvatureResult:
         """The same in all processes already; here it gets the eigenvalues of earlier events."""

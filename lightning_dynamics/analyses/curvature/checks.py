@@ -91,3 +91,11 @@ def described(parameters: str | Sequence[str]) -> str:
     """The patterns in words, for a caption."""
     patterns = parameters if isinstance(parameters, str) else ", ".join(parameters)
     return "all parameters" if patterns == "*" else f"parameters {patterns}"
+
+
+def identity_of(parameters: str | Sequence[str], loss_fn: Any) -> dict[str, Any]:
+    """What tells two callbacks apart whose losses or parameters differ: plain values, the same in every process."""
+    return {
+        "parameters": parameters if isinstance(parameters, str) else list(parameters),
+        "loss_fn": loss_fn if isinstance(loss_fn, str | None) else getattr(loss_fn, "__name__", ""),
+    }

@@ -47,12 +47,12 @@ def local_operator(
     chosen = select_parameters(module, parameters)
     check_parameters(chosen)
     with isolated(module, mode=mode, seed=seed) as streams, silenced(module):
-        held = Minibatches.held(batches, seed=seed, streams=streams)
+        held = Minibatches.from_batches(batches, seed=seed, streams=streams)
         operator = HessianOperator(module, loss_fn, held, chosen, keep_graphs=keep_graphs)
         try:
             yield operator, chosen
         finally:
-            operator.forget()
+            operator.clear_cache()
 
 
 def direction(flat: Tensor, like: Mapping[str, nn.Parameter]) -> Direction:

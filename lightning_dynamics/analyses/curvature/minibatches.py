@@ -1,4 +1,4 @@
-"""What a loss is a mean over: the minibatches of this process, handed out again and again."""
+"""What a loss is a mean over: the minibatches of this process, loaded again and again."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ class Minibatches:
     Args:
         examples: how many are in each.
         numbers: what each is called, over all processes.
-        hand_out: place (from 0) to data, for one run of the loss: random streams begin anew, as at every earlier run
+        load: place (from 0) to data, for one run of the loss: random streams begin anew, as at every earlier run
             of the same minibatch, so that dropout is a fixed function. The caller may change containers and tensors.
     """
 
     examples: tuple[int, ...]
     numbers: tuple[int, ...]
-    hand_out: Callable[[int], Any]
+    load: Callable[[int], Any]
 
     def __len__(self) -> int:
         """How many minibatches."""
         return len(self.examples)
 
     @classmethod
-    def held(cls, batches: Iterable[Any], *, seed: int = 0, streams: Sequence[Any] = ()) -> Minibatches:
+    def from_batches(cls, batches: Iterable[Any], *, seed: int = 0, streams: Sequence[Any] = ()) -> Minibatches:
         """Any iterable's batches, read once and held in memory, so that a shuffling loader stays what it was.
 
         Args:
@@ -58,24 +58,24 @@ class Minibatches:
                 "`batches` holds no example: is it an iterator that was used up before? Give a list or a DataLoader"
             )
 
-        def hand_out(place: int) -> Any:
+        def load(place: int) -> Any:
             seed_all(seed + numbers[place], *streams)
-            return kept[numbers[place]].handed_out()
+            return kept[numbers[place]].copied()
 
-        return cls(tuple(kept[number].examples for number in numbers), tuple(numbers), hand_out)
+        return cls(tuple(kept[number].examples for number in numbers), tuple(numbers), load)
 
     @classmethod
-    def of(cls, context: Context, probe: Probe | None = None) -> Minibatches:
-        """This process's share of an context's probe (or of another one)."""
+    def from_context(cls, context: Context, probe: Probe | None = None) -> Minibatches:
+        """This process's share of a context's probe (or of another one)."""
         source = context.probe if probe is None else probe
         numbers = tuple(context.ranks.shard(range(len(source.batches))))
 
-        def hand_out(place: int) -> Any:
+        def load(place: int) -> Any:
             batch = source.batch(numbers[place])
             context.seed(batch)
             return batch.data
 
-        return cls(tuple(len(source.batches[number]) for number in numbers), numbers, hand_out)
+        return cls(tuple(len(source.batches[number]) for number in numbers), numbers, load)
 
 
 class _Kept:
@@ -93,7 +93,7 @@ class _Kept:
             )
         self.examples = len(first)
 
-    def handed_out(self) -> Any:
+    def copied(self) -> Any:
         if self._is_trusted is None and self._given:
             self._is_trusted = all(tensor._version == version for tensor, version in self._given)
             self._given = []

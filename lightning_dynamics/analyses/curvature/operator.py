@@ -19,7 +19,7 @@ from lightning_dynamics.core.parameters import unflatten
 T = TypeVar("T")
 Gather = Callable[[Callable[[], Tensor]], Tensor]
 
-_DONE, _PRODUCT, _GRADIENT = range(3)  # what the first process orders
+_DONE, _PRODUCT, _GRADIENT = range(3)  # what rank zero orders
 
 KEPT_GRAPHS = 2**30
 """Bytes of graphs that an operator keeps unless it is told otherwise."""
@@ -34,7 +34,7 @@ class HessianOperator:
 
     Make it within :func:`~lightning_dynamics.core.isolation.isolated`, use it there, and let go of it there: it sets
     ``requires_grad`` (to True for the parameters chosen, to False for all others), and it belongs to the point where
-    the parameters are: after moving them, make another one (or call :meth:`forget`).
+    the parameters are: after moving them, make another one (or call :meth:`clear_cache`).
 
     A product is a double backward pass per minibatch: the gradient with its graph, then the gradient of ⟨gradient,
     vector⟩. Where the graph is kept, only the second of them, which about halves the cost. Forward-over-reverse mode
@@ -69,7 +69,7 @@ class HessianOperator:
     ) -> None:
         """Count the examples, and choose the coordinates."""
         self._module, self._loss_fn, self._parameters = module, loss_fn, parameters
-        self._batches = batches if isinstance(batches, Minibatches) else Minibatches.held(batches)
+        self._batches = batches if isinstance(batches, Minibatches) else Minibatches.from_batches(batches)
         self._gather: Gather = gather or (lambda work: work())
         if keep_graphs not in (None, True, False):
             raise ConfigurationError(f"`keep_graphs` must be True, False or None, got {keep_graphs!r}")
@@ -78,7 +78,7 @@ class HessianOperator:
         self.device = tensors[0].device
         self.dtype = torch.float64 if any(tensor.dtype is torch.float64 for tensor in tensors) else torch.float32
         self.products = 0
-        self._leads: Ranks | None = None
+        self._driver: Ranks | None = None
         self._free = {None: KEPT_GRAPHS, True: math.inf, False: 0}[keep_graphs]
         self._graphs: dict[int, tuple[Tensor, list[Tensor | None]]] = {}
         self._losses: dict[int, Tensor] = {}
@@ -111,47 +111,46 @@ class HessianOperator:
             NotFinite: the loss or the product is not; in every process.
         """
         flat = flat.detach().to(self.device, self.dtype)
-        if self._leads is not None:
-            self._announce(self._leads, _PRODUCT)
-            flat = self._leads.broadcast(flat, owner=0)
+        if self._driver is not None:
+            self._broadcast_order(self._driver, _PRODUCT)
+            flat = self._driver.broadcast(flat, owner=0)
         vector = unflatten(flat, self._parameters)
         directions = [piece.to(self._parameters[name]) for name, piece in vector.items()]
         self.products += 1
         return self._summed(directions)[1]
 
-    def led(self, ranks: Ranks, drive: Callable[[], T]) -> T:
-        """What ``drive`` makes of products and gradients of this operator, the same in every process.
+    def run_on_rank_zero(self, ranks: Ranks, algorithm: Callable[[], T]) -> T:
+        """What ``algorithm`` returns, the same in every process; it may use this operator's products and gradients.
 
-        It runs in the first process alone; the others take their part in every product that it asks for, and decide
-        nothing. If each ran an algorithm of its own, a last bit that differs could let one of them stop while another
-        waits for it.
+        It runs on rank zero alone. The others compute their part of every product that it asks for, and decide nothing:
+        if each ran the algorithm itself, a difference in the last bit could let one stop while another waits for it.
 
         Args:
-            ranks: whose ``sum(together(work))`` is this operator's ``gather``.
-            drive: must let :class:`NotFinite` through; returns tensors on the CPU and plain values.
+            ranks: whose ``all_reduce(run_checked(work))`` is this operator's ``gather``.
+            algorithm: must let :class:`NotFinite` through; returns tensors on the CPU and plain values.
 
         Raises:
             NotFinite: in every process.
-            CollectiveFailure: ``drive`` failed, or a process did; in every process.
+            CollectiveFailure: ``algorithm`` failed, or a process did; in every process.
         """
         if ranks.size == 1:
-            return drive()
+            return algorithm()
         ranks.run_checked(lambda: None)  # a process that has failed before this exchanges nothing more
         found: T | None = None
         failure: Exception | None = None
         if ranks.rank == 0:
-            self._leads = ranks
+            self._driver = ranks
             try:
-                found = drive()
+                found = algorithm()
             except (CollectiveFailure, NotFinite):  # known to all: they were raised in all
                 raise
             except Exception as error:
                 failure = error
             finally:
-                self._leads = None
-            self._announce(ranks, _DONE)
+                self._driver = None
+            self._broadcast_order(ranks, _DONE)
         else:
-            while (order := self._announce(ranks, _DONE)) != _DONE:
+            while (order := self._broadcast_order(ranks, _DONE)) != _DONE:
                 if order == _PRODUCT:
                     flat = torch.empty(self.size, dtype=self.dtype, device=self.device)
                     self.matvec(ranks.broadcast(flat, owner=0))
@@ -165,18 +164,18 @@ class HessianOperator:
         ranks.run_checked(agree)
         return ranks.broadcast_object(found)
 
-    def _announce(self, ranks: Ranks, order: int) -> int:
-        """The first process's order, in every process."""
+    def _broadcast_order(self, ranks: Ranks, order: int) -> int:
+        """Rank zero's order, in every process."""
         return int(ranks.broadcast(torch.tensor([float(order)]), owner=0))
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Let go of the graphs, the loss and the gradient: the parameters have moved."""
         self._graphs, self._losses, self._first = {}, {}, None
 
     def _value_and_gradient(self) -> tuple[float, Tensor]:
         if self._first is None:
-            if self._leads is not None:
-                self._announce(self._leads, _GRADIENT)
+            if self._driver is not None:
+                self._broadcast_order(self._driver, _GRADIENT)
             self._first = self._summed(None)
         return self._first
 
@@ -221,7 +220,7 @@ class HessianOperator:
         """Loss and gradient of one minibatch, with the gradient's graph, which may be kept."""
         if place in self._graphs:
             return self._graphs[place]
-        value = loss(self._module, self._batches.hand_out(place), self._loss_fn)
+        value = loss(self._module, self._batches.load(place), self._loss_fn)
         self._losses[place] = value.detach()
         found: list[Tensor | None] = [None] * len(self._parameters)
         if value.requires_grad:

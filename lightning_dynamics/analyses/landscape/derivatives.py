@@ -58,17 +58,17 @@ def _plane(at: SliceContext, find: Callable[[HessianOperator], Found], about: di
     operator = HessianOperator(
         at.context.module,
         at.loss_fn,
-        Minibatches.of(at.context),
+        Minibatches.from_context(at.context),
         dict(at.parameters),
         gather=lambda work: ranks.all_reduce(ranks.run_checked(work)),
         num_examples=len(at.context.probe),
     )
     try:
         with torch.no_grad():
-            flats, told = operator.led(ranks, lambda: find(operator))
+            flats, told = operator.run_on_rank_zero(ranks, lambda: find(operator))
     except NotFinite:  # training has diverged: a landscape of NaN, as there is one for random directions
         flats = [torch.full((operator.size,), math.nan)] * 2
         told = {axis: f"{about['kind']} (not finite)" for axis in "xy"}
     finally:
-        operator.forget()
+        operator.clear_cache()
     return around(at.weights, relative(at.weights, flats), at.span, at.resolution, about | told)

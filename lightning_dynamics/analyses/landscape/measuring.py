@@ -175,7 +175,7 @@ class _Hessian:
         self._module, self._loss_fn, self._parameters = context.module, loss_fn, dict(parameters)
         probe = context.probe
         batches = [probe.batch(number).data for number in range(len(probe.batches))]
-        self._batches = Minibatches.held(batches, seed=probe.seed, streams=context.streams or ())
+        self._batches = Minibatches.from_batches(batches, seed=probe.seed, streams=context.streams or ())
 
     def non_convexity(self) -> float:
         """|λmin / λmax| here; NaN where the loss has no finite Hessian."""
@@ -193,5 +193,5 @@ class _Hessian:
         except NotFinite:
             return float("nan")
         finally:
-            operator.forget()
+            operator.clear_cache()
         return non_convexity(float(found.smallest[0]), float(found.largest[0]))

@@ -20,7 +20,7 @@ from tests.analyses.curvature import reference as R
 
 
 def part_of(net: Any, batches: list[Any], **options: Any) -> HessianOperator:
-    held = Minibatches.held(batches) if batches else Minibatches((), (), lambda place: None)
+    held = Minibatches.from_batches(batches) if batches else Minibatches((), (), lambda place: None)
     return HessianOperator(net, R.cross_entropy, held, select_parameters(net), **options)
 
 
@@ -96,7 +96,7 @@ def test_graphs_are_kept_as_long_as_there_is_room(share: float, monkeypatch: pyt
         assert calls == 4 and len(operator._graphs) == min(4, int(4 * share))
         assert torch.equal(operator.matvec(v), first)
         assert calls == 8 - len(operator._graphs)
-        operator.forget()
+        operator.clear_cache()
         assert not operator._graphs and torch.equal(operator.matvec(v), first)
 
 
@@ -108,7 +108,7 @@ def test_forget_when_the_parameters_move() -> None:
         operator.gradient()
         for parameter in net.parameters():
             parameter.data.mul_(1.5)
-        operator.forget()
+        operator.clear_cache()
         matrix = R.exact_hessian(net, x, y)
         v = torch.randn(operator.size, dtype=torch.float64)
         torch.testing.assert_close(operator.matvec(v), matrix @ v)

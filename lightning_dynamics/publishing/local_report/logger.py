@@ -72,6 +72,7 @@ class LocalReport(Logger):
         self._name = name
         self._version = version
         self._started = False
+        self._told = False  # where the page is
         self._last_step = 0
         self._unwritten = False  # is there news that the page does not show yet?
         self._next_page = 0.0  # time.monotonic() before which training scalars do not rewrite the page
@@ -143,12 +144,14 @@ class LocalReport(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Bring the page up to date and say where it is."""
+        """Bring the page up to date and say, once, where it is."""
         if not self._started:  # the main process of a spawned training, or nothing was logged
             return
         store.update_run(self._folder(), status=status)
         self._write()
-        rank_zero_info(f"Local report: {self.index.resolve()}")
+        if not self._told:
+            self._told = True
+            rank_zero_info(f"Local report: {self.index.resolve()}")
 
     def _folder(self) -> Path:
         """The folder, for writing news into it; made the first time."""

@@ -1,23 +1,29 @@
-# Everything a newcomer needs: `make demo`, `make test`. Both set up a .venv of their own first.
+# Everything a newcomer needs: `make demo`, `make test`. Both set up .venv first: the demo with the packages that the
+# examples need, the tests with those of development too.
 PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: demo test lint examples pictures clean
 
-demo: .venv/installed
+demo: .venv/installed-examples
 	$(BIN)/python examples/00_demo.py
 
-test: .venv/installed
+test: .venv/installed-dev
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-lint: .venv/installed
+lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed-examples: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[examples]"
+	@touch $@
+
+# Adds what is missing; so the demo's packages are installed once, whichever comes first.
+.venv/installed-dev: .venv/installed-examples
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
@@ -38,10 +44,10 @@ EXAMPLES := $(basename $(notdir $(wildcard examples/[0-9]*.py)))
 
 examples: $(EXAMPLES:%=example-%)
 
-example-%: .venv/installed
+example-%: .venv/installed-examples
 	$(BIN)/python examples/$*.py $(REDUCED_$*) --out demo/examples/$* --wandb offline
 
-pictures: .venv/installed
+pictures: .venv/installed-examples
 	$(BIN)/python docs/pictures.py
 
 clean:

@@ -42,6 +42,7 @@ def trainer(
         options: further arguments of the Trainer; they win over the ones given here.
     """
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own, in the middle of a progress bar
     defaults: dict[str, Any] = {
         "max_epochs": arguments.epochs,
         "accelerator": "auto",

@@ -31,7 +31,7 @@ from nets import resnet20
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_dynamics.analyses.fingerprint import FingerprintCallback, digests
+from lightning_dynamics import FingerprintCallback, fingerprint
 
 
 def wide_mlp() -> nn.Module:
@@ -61,7 +61,7 @@ def of_bytes(digest: Callable[[Any], Any]) -> Callable[[list[Tensor]], Any]:
 
 
 WAYS: dict[str, Callable[[list[Tensor]], Any]] = {
-    "ours": digests,
+    "ours": fingerprint.digests,
     "BLAKE2b": of_bytes(lambda b: hashlib.blake2b(b, digest_size=8).digest()),
     "SHA-256": of_bytes(lambda b: hashlib.sha256(b).digest()),
     "SHA-1": of_bytes(lambda b: hashlib.sha1(b).digest()),

@@ -34,10 +34,10 @@ class CriticalPointsCallback(AnalysisCallback[CriticalPointsResult]):
     each minimises ½‖g‖² by Newton-MR or by gradient descent, in float64: see
     :func:`lightning_dynamics.critical_points.find` (Frye et al. 2021; Dauphin et al. 2014; Pennington, Bahri 2017).
     The picture to look at is theirs: index (share of negative eigenvalues) against loss, here with every point's
-    status. Many a point that such searches end in is not critical but gradient-flat.
+    status. Many end points of such searches are not critical but gradient-flat.
 
     The loss is that of a fixed probe, as the module's ``training_step`` computes it, and must be a mean over the
-    batch's examples; weight decay of the optimizer is no part of it. Piecewise linear networks (ReLU) have kinks, at
+    batch's examples; the optimizer's weight decay is not included. Piecewise linear networks (ReLU) have kinks, at
     which searches get stuck; smooth activations have none.
 
     Logged keys (``critical_points`` becomes ``critical_points/{name}`` with a ``name``; ``-2`` is added for a second of
@@ -57,10 +57,10 @@ class CriticalPointsCallback(AnalysisCallback[CriticalPointsResult]):
     Cost: nothing while training goes on but a copy of the weights for a snapshot. At the end, for each start (about
     ``max_snapshots`` of them), up to ``max_iterations`` × ``inner_iterations`` Hessian-vector products with Newton-MR,
     in practice a few thousand for a network of a thousand parameters, and P for the eigenvalues; a product costs one to
-    two training passes over the probe, in float64. So: small networks, small probes. Starts are shared out over
-    processes, each of which takes the whole probe; Lightning's time limit for processes that wait for each other
-    (30 minutes) holds. Memory: ``max_snapshots`` + 2 copies of the weights in float32, in files above a gigabyte;
-    while it searches, what ``find`` says.
+    two training passes over the probe, in float64. So: small networks, small probes. Starts are distributed over the
+    processes, each of which uses the whole probe; Lightning's time limit for processes that wait for each other (30
+    minutes) applies. Memory: ``max_snapshots`` + 2 copies of the weights in float32, in files above a gigabyte; while it
+    searches, what ``find`` says.
 
     Args:
         method: ``"newton_mr"`` or ``"gradient_norm"``; or a value, to set how long each search may take:

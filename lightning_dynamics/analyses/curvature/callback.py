@@ -39,12 +39,13 @@ class CurvatureCallback(AnalysisCallback[CurvatureResult]):
 
     Eigenvalues by Lanczos with full reorthogonalisation, trace by Hutchinson's estimator, spectrum by stochastic
     Lanczos quadrature (Lin, Saad, Yang 2016; Papyan 2018; Ghorbani, Krishnan, Xiao 2019), \|λmin/λmax\| as in Li et al.
-    2018, section 6, flatness of the gradient after Frye et al. 2021. Eigenvalues are those of a mean over the probe's
-    examples, not of a sum over minibatches; each is shown with its residual, and what has not converged says so.
+    2018, section 6, flatness of the gradient after Frye et al. 2021. The Hessian is that of the mean loss over the
+    probe's examples, not of a sum over minibatches. Each eigenvalue is shown with its residual; what has not converged
+    is marked.
 
     The loss is that of a fixed probe, as the module's ``training_step`` computes it, and must be a mean over the
-    batch's examples; weight decay of the optimizer is no part of it. Piecewise linear networks (ReLU) have the
-    curvature that their loss function gives them; kinks have none.
+    batch's examples; the optimizer's weight decay is not included. In piecewise linear networks (ReLU) all curvature
+    comes from the loss function; the kinks have none.
 
     Logged keys (``curvature`` becomes ``curvature/{name}`` with a ``name``; ``-2`` is added for a second of the same
     name):

@@ -24,7 +24,7 @@ def describe(
     """A divergence in a few lines: what differs, what it means, what follows, what else differs.
 
     Args:
-        kind: see :class:`~lightning_dynamics.analyses.fingerprint.result.Divergence`, as for the rest.
+        kind: see :class:`~lightning_dynamics.fingerprint.Divergence`, as for the rest.
         step: likewise.
         onsets: likewise.
         lengths: likewise.

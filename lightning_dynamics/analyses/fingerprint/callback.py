@@ -58,11 +58,11 @@ class FingerprintCallback(Callback):
     gradients (on request)  ``on_train_batch_end``        ``.grad``, as the optimizer has left them
     ======================  ============================  ==========================================================
 
-    The first three are the state *after* the step before, and are so called in comparisons. They are looked at as late
-    as can be, so that nothing that happens between two steps (other callbacks, validation) goes unseen; the state after
-    the last step follows when training ends. Which examples were drawn is not asked of the loader, which would disturb
-    it: the bits of each example tell, and whether only their order differs. A data set that gives its index with each
-    example has it in the batch, and so in the fingerprint.
+    The first three are the state *after* the step before; comparisons call them so. They are read as late as possible,
+    so that nothing that happens between two steps (other callbacks, validation) goes unseen; the state after the last
+    step follows when training ends. The loader is not asked which examples it drew, which would disturb it: the bits
+    of each example show it, and whether only their order differs. If a data set returns the index with each example,
+    the index is in the batch, and so in the fingerprint.
 
     The file is ``fingerprint-rank{r}.jsonl``, one for each process, JSON in lines, about 16 bytes for each tensor that
     changed and 0.4 KB besides; memory does not grow. It is flushed at every step. What was there before is kept as

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_dynamics.figures.pages.document import json_inside, template_of, text_of
+from lightning_dynamics.figures.pages.document import document, text_of
 from lightning_dynamics.figures.scale import ColourScale
 from lightning_dynamics.panels.encode import png
 
@@ -88,14 +88,15 @@ def scatter_page(
         "total": total,
         "colours": _colours(),
     }
-    page: str = template_of(_HERE, "scatter.html.j2").render(
+    return document(
+        _HERE,
         title=title,
         footer=footer,
-        style=text_of(_HERE, "scatter.css"),
-        script=text_of(_HERE, "scatter.js"),
-        data=json_inside(content),
+        style=[text_of(_HERE, "scatter.css")],
+        scripts=[text_of(_HERE, "scatter.js")],
+        template="scatter.html.j2",
+        content=content,
     )
-    return page
 
 
 def choose_rows(total: int, most: int, always: Collection[int] = ()) -> list[int]:

@@ -1,6 +1,4 @@
-const data = JSON.parse(document.getElementById("data").textContent), { surfaces } = data;
-const ui = Object.fromEntries([...document.querySelectorAll("[id]")].map((it) => [it.id, it]));
-const scene = ui.scene, calm = matchMedia("(prefers-reduced-motion: reduce)");
+const { surfaces } = data, { scene } = ui;
 const FONT = getComputedStyle(document.body).fontFamily, TEXT = "#e8edf7", QUIET = "#9aa7c0", PAGE = "#0a0f1d", BALL = "#ff9d42", PATH = "#ff6f9f";
 const GRID = "#202a45", FRAME = "#3d4a6c", LINE = "rgba(12, 26, 62, 0.6)";
 const COLOURS = data.colours.map((colour, i) => [i / (data.colours.length - 1), colour]);
@@ -15,18 +13,10 @@ function view(name) {  // a tall window sees less in width, and a long plane is 
   const far = Math.max(1, 1.2 * scene.clientHeight / (scene.clientWidth || 1)) * Math.sqrt(Math.max(x, y) / 1.05);
   return { up: { x: 0, y: 0, z: 1 }, center: { x: 0, y: 0, z: name === "top" ? 0 : -0.12 }, eye: { x: far * eye.x, y: far * eye.y, z: far * eye.z } };
 }
-const FLAT = !webgl();  // no WebGL: a map in place of the surface
 const START = { index: surfaces.length - 1, quantity: 0, height: 1, lines: true, path: true, marks: true, rate: 0, momentum: 0 };
 const chosen = { ...START }, cuts = new Map();  // cuts: percent of the points above the cap, by quantity
-let ball = null, going = null, playing = null, owed = 0, before = 0, pressed = null, drawing = Promise.resolve();
+let ball = null, going = null, playing = null, owed = 0, before = 0, pressed = null;
 
-function webgl() {
-  try {
-    const probe = document.createElement("canvas").getContext("webgl");
-    probe?.getExtension("WEBGL_lose_context")?.loseContext();  // a browser has few contexts: one per page is enough
-    return probe !== null;
-  } catch { return false; }
-}
 function element(name, text = "", parent = null) {
   const made = document.createElement(name);
   made.textContent = text;
@@ -182,15 +172,11 @@ function layout() {
     },
   };
 }
-function draw() {  // one after the other: plotly does not like to be interrupted
+function draw() {
   legend();
   tell();
   drawing = drawing.then(() => Plotly.react(scene, traces(), layout(), { displayModeBar: false, scrollZoom: true, doubleClick: false })).catch(trouble);
   return drawing;
-}
-function trouble(error) {
-  ui.trouble.textContent = `The picture could not be drawn: ${error.message ?? error}`;
-  ui.trouble.hidden = false;
 }
 const live = (trace) => scene._fullLayout?.scene?._scene?.traces?.[scene._fullData[trace].uid];
 function moveBall() {
@@ -322,8 +308,7 @@ function play(on) {
       if (chosen.index === surfaces.length - 1) play(false);
     }, 900);
   }
-  ui.play.textContent = on ? "⏸" : "▶";
-  ui.play.setAttribute("aria-label", on ? "Pause" : "Play");
+  showPlaying(on);
 }
 const camera = () => scene._fullLayout?.scene?._scene?.getCamera() ?? scene.layout.scene.camera;
 let flying = 0;
@@ -503,8 +488,7 @@ addEventListener("keydown", (event) => { if (event.key === "Escape") hover(null)
 ui.time.hidden = surfaces.length < 2;
 ui.moment.max = surfaces.length - 1;
 if (FLAT) {
-  ui.trouble.textContent = "This browser shows no WebGL, so here is a map in place of the surface. All else works.";
-  ui.trouble.hidden = false;
+  warn("This browser shows no WebGL, so here is a map in place of the surface. All else works.");
   ui.views.hidden = ui.height.disabled = true;
   ui.help.textContent = "Point to read, click to let a ball roll down.";
 }

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lightning_dynamics.figures.pages.document import json_inside, plotly_script, script_inside, template_of, text_of
+from lightning_dynamics.figures.pages.document import plain_numbers, plotly_page
 
 EXPLORER_HEIGHT = 780
 """The height, in pixels, that a frame around the page should have (``Page.height``)."""
 
 _HERE = __name__.rpartition(".")[0]
-_DIGITS = 7  # of numbers: as many as float32 has
 _SCRIPTS = ("interpolate.js", "descent.js", "view.js", "explorer.js")  # they share one scope, in this order
 # From deep blue over teal and sand to white. The lightness (Oklab L) rises evenly, so that equal steps look equal and
 # the map survives colour blindness and grey printing; the lowest is still lighter than the dark page.
@@ -82,15 +81,7 @@ def explorer_page(surfaces: Sequence[Surface], *, title: str, footer: str, x_tit
         "yTitle": y_title,
         "colours": _COLOURS,
     }
-    page: str = template_of(_HERE, "explorer.html.j2").render(
-        title=title,
-        footer=footer,
-        style=text_of(_HERE, "explorer.css"),
-        library=script_inside(plotly_script()),
-        script="\n".join(text_of(_HERE, name) for name in _SCRIPTS),
-        data=json_inside(content),
-    )
-    return page
+    return plotly_page(_HERE, title=title, footer=footer, scripts=_SCRIPTS, content=content)
 
 
 def _surface(surface: Surface) -> dict[str, Any]:
@@ -110,7 +101,10 @@ def _surface(surface: Surface) -> dict[str, Any]:
         raise ValueError(f"{where}: path_values has {unknown}, which values has not: {list(surface.values)}")
     along = [
         [
-            (name, _plain(_numbers(array, (len(path),), f"{where}: {role}[{name!r}]", "(T,), the path's length")))
+            (
+                name,
+                plain_numbers(_numbers(array, (len(path),), f"{where}: {role}[{name!r}]", "(T,), the path's length")),
+            )
             for name, array in named.items()
         ]
         for role, named in (("path_values", surface.path_values), ("path_notes", surface.path_notes))
@@ -120,10 +114,10 @@ def _surface(surface: Surface) -> dict[str, Any]:
             raise ValueError(f"{where}: the mark {name!r} must stand at finite numbers, got ({x}, {y})")
     return {
         "label": surface.label,
-        "xs": _plain(xs, digits=17),  # exactly: rounded ones might no longer rise
-        "ys": _plain(ys, digits=17),
-        "values": [(name, _plain(array)) for name, array in values],
-        "path": [_plain(point) for point in path],
+        "xs": plain_numbers(xs, digits=17),  # exactly: rounded ones might no longer rise
+        "ys": plain_numbers(ys, digits=17),
+        "values": [(name, plain_numbers(array)) for name, array in values],
+        "path": plain_numbers(path),
         "pathValues": along[0],
         "pathNotes": along[1],
         "marks": [(name, float(x), float(y)) for name, x, y in surface.marks],
@@ -144,8 +138,3 @@ def _numbers(values: ArrayLike, shape: tuple[int, ...], what: str, meaning: str)
     if array.shape != shape:
         raise ValueError(f"{what} must have shape {shape} = {meaning}, got {array.shape}")
     return array
-
-
-def _plain(array: np.ndarray[Any, Any], digits: int = _DIGITS) -> list[float | None]:
-    """Rounded; what is not finite becomes None, which JSON can say."""
-    return [float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in array.tolist()]

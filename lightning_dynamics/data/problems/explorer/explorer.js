@@ -1,5 +1,4 @@
-const data = JSON.parse(document.getElementById("data").textContent), { runs, limit, powers: [M, N] } = data;
-const ui = Object.fromEntries([...document.querySelectorAll("[id]")].map((it) => [it.id, it]));
+const { runs, limit, powers: [M, N] } = data;
 const product = new Product(data.powers, data.branches), STEPS = runs[0].paths[0].length / 2 - 1;
 const CLASSES = [...data.branches.keys(), SADDLE, WAY, GONE];
 const named = (end) => data.ends[CLASSES.indexOf(end)];
@@ -7,19 +6,11 @@ const START = { run: 0, step: STEPS, rate: runs[0].rate, momentum: runs[0].momen
 const chosen = { ...START }, added = [];
 const [SECONDS, CAP, GRID] = [10, 2, 61];  // of playing through; of the height shown, in L; points of the surface
 const MOVING = { map: 4, surface: 3 };  // the first of the traces that change with the step
-let shown = [], playing = null, drawing = Promise.resolve();
+let shown = [], playing = null;
 
-const dark = matchMedia("(prefers-color-scheme: dark)"), calm = matchMedia("(prefers-reduced-motion: reduce)");
+const dark = matchMedia("(prefers-color-scheme: dark)");
 const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const colour = (end) => ink(end >= 0 ? ["first", "second", "third", "fourth"][end] : { [SADDLE]: "saddle", [WAY]: "way", [GONE]: "gone" }[end]);
-const FLAT = !webgl();
-function webgl() {
-  try {
-    const probe = document.createElement("canvas").getContext("webgl");
-    probe?.getExtension("WEBGL_lose_context")?.loseContext();
-    return probe !== null;
-  } catch { return false; }
-}
 const short = (value, digits = 4) => value === 0 ? "0" : !Number.isFinite(value) ? (Number.isNaN(value) ? "–" : "∞") : Math.abs(value) >= 1e-3 && Math.abs(value) < 1e5 ? String(+value.toPrecision(digits)) : value.toExponential(Math.max(0, digits - 2));
 
 // ---- the descents -------------------------------------------------------------------------------------------
@@ -145,10 +136,6 @@ function move() {  // to the chosen step: what stands still is left alone
   drawing = drawing.then(() => change("map")).then(() => FLAT ? null : change("surface")).catch(trouble);
   return drawing;
 }
-function trouble(error) {
-  ui.trouble.textContent = `The picture could not be drawn: ${error.message ?? error}`;
-  ui.trouble.hidden = false;
-}
 function tell() {
   ui["rate-said"].textContent = short(chosen.rate, 3);
   ui["momentum-said"].textContent = chosen.momentum ? chosen.momentum.toFixed(2) : "off";
@@ -193,8 +180,7 @@ function add(a, b) {
 }
 function play(on) {
   playing = on ? { from: chosen.step === STEPS ? 0 : chosen.step, since: performance.now() } : null;
-  ui.play.textContent = on ? "⏸" : "▶";
-  ui.play.setAttribute("aria-label", on ? "Pause" : "Play");
+  showPlaying(on);
   if (on) requestAnimationFrame(frame);
 }
 async function frame(now) {
@@ -232,8 +218,7 @@ addEventListener("pointerup", (event) => {
 }, true);
 dark.addEventListener("change", draw);
 if (FLAT) {
-  ui.trouble.textContent = "This browser shows no WebGL, so there is the map alone.";
-  ui.trouble.hidden = false;
+  warn("This browser shows no WebGL, so there is the map alone.");
   ui.surface.parentElement.hidden = true;
 }
 const ready = draw().then(() => {

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from lightning_dynamics.data.problems.plane import Plane
-from lightning_dynamics.figures.pages.document import json_inside, plotly_script, script_inside, template_of, text_of
+from lightning_dynamics.figures.pages.document import plain_numbers, plotly_page
 
 DESCENTS_HEIGHT = 900
 """The height, in pixels, that a frame around the page should have (``Page.height``)."""
@@ -75,19 +75,11 @@ def descents_page(
         "powers": plane.powers,
         "branches": plane.branches,
         "ends": [plane.name(end) for end in (*range(len(plane.branches)), -1, -2, -3)],
-        "solutions": [_plain(curve.T, _DIGITS) for curve in plane.solutions(limit)],
+        "solutions": [plain_numbers(curve.T, _DIGITS) for curve in plane.solutions(limit)],
         "limit": limit,
         "runs": described,
     }
-    page: str = template_of(_HERE, "explorer.html.j2").render(
-        title=title,
-        footer=footer,
-        style=text_of(_HERE, "explorer.css"),
-        library=script_inside(plotly_script()),
-        script="\n".join(text_of(_HERE, name) for name in _SCRIPTS),
-        data=json_inside(content),
-    )
-    return page
+    return plotly_page(_HERE, title=title, footer=footer, scripts=_SCRIPTS, content=content)
 
 
 def _run(run: Descents) -> dict[str, Any]:
@@ -104,13 +96,6 @@ def _run(run: Descents) -> dict[str, Any]:
         "name": run.name,
         "rate": float(run.rate),
         "momentum": float(run.momentum),
-        "starts": _plain(paths[:, 0], 17),
-        "paths": _plain(paths.reshape(len(paths), -1), _DIGITS),
+        "starts": plain_numbers(paths[:, 0], 17),
+        "paths": plain_numbers(paths.reshape(len(paths), -1), _DIGITS),
     }
-
-
-def _plain(array: NDArray[Any], digits: int) -> list[Any]:
-    """Rounded; what is not finite becomes None, which JSON can say."""
-    if array.ndim > 1:
-        return [_plain(row, digits) for row in array]
-    return [float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in array.tolist()]

@@ -7,18 +7,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from lightning_dynamics import (
-    CKACallback,
     CKAResult,
     CurvatureResult,
     IntrinsicDimension,
-    LandscapeCallback,
     LandscapeResult,
     LossContributionResult,
     VoGResult,
-    subspace,
+    compare_intrinsic_dimensions,
 )
 from lightning_dynamics.figures.result import Result, closing_panels
 from lightning_dynamics.panels import Film, Panel, Picture
@@ -37,20 +35,19 @@ def main() -> None:
     difficulty = VoGResult.load(max(results.glob("vog-step*.npz")))
     landscapes = [LandscapeResult.load(path) for path in sorted(results.glob("landscape-step*.npz"))]
     curvature = CurvatureResult.load(max(results.glob("curvature-step*.npz")))
-    similarity = CKACallback()
-    panels = dict(similarity.panels(own[-1]))
-    panels |= similarity.film(own)
-    panels |= {key.replace("cka/", "cka/change_"): panel for key, panel in similarity.panels(change[-1]).items()}
+    panels = shown("cka", own)
+    panels |= {key.replace("cka/", "cka/change_"): panel for key, panel in shown("cka", change).items()}
     panels |= shown("loss_contribution", path)
+    # The report stores a result only where it shows one; the film that it made has a frame for every few steps.
+    panels["loss_contribution/film"] = stored_film(max((results.parent / "media").glob("loss_contribution-film*.gif")))
     panels |= shown("vog", [difficulty])
-    panels |= LandscapeCallback().panels(landscapes[-1])
-    panels |= LandscapeCallback(explorer=False).film(landscapes)
+    panels |= shown("landscape", landscapes)
     panels |= shown("curvature", [curvature])
     # Written by examples/06_intrinsic_dimension.py, where it has run.
     searches = sorted((ROOT / "demo" / "intrinsic_dimension").glob("*.jsonl"), key=lambda path: path.stem)
-    panels |= (
-        subspace.comparison({path.stem: IntrinsicDimension.from_log(path) for path in searches}) if searches else {}
-    )
+    if searches:
+        found = {path.stem: IntrinsicDimension.from_log(path) for path in searches}
+        panels |= shown("subspace", [compare_intrinsic_dimensions(found)])
     cards = "".join(card.read_text() for card in (ROOT / "docs").glob("*.md"))
     for key, panel in panels.items():
         name = key.replace("/", "_")
@@ -67,6 +64,14 @@ def shown(label: str, results: Sequence[Result]) -> dict[str, Panel]:
     last = results[-1]
     panels = dict(last.panels()) | {name: make() for name, make in closing_panels(last, results).items()}
     return {f"{label}/{name}": panel for name, panel in panels.items()}
+
+
+def stored_film(path: Path, most: int = 12) -> Film:
+    """A film of the report, at most ``most`` of its frames: the first, the last, and an even choice between."""
+    with Image.open(path) as stored:
+        frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(stored)]
+    count = min(most, len(frames))
+    return Film([frames[i] for i in np.linspace(0, len(frames) - 1, count).round().astype(int)])
 
 
 def small(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:

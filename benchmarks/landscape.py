@@ -44,8 +44,7 @@ from nets import resnet20
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_dynamics import LandscapeCallback
-from lightning_dynamics.analyses.landscape import evaluate_plane, random_directions
+from lightning_dynamics import LandscapeCallback, landscape
 from lightning_dynamics.analyses.landscape.minibatches import comfortable_size
 from lightning_dynamics.core.isolation import isolated
 
@@ -94,7 +93,7 @@ class Setting:
         self.y = torch.randint(10, (examples,), generator=generator)
         self.resolution = resolution
         self.axis = torch.linspace(-1, 1, resolution, dtype=torch.float64)
-        self.directions = random_directions(dict(module.named_parameters()))
+        self.directions = landscape.random_directions(dict(module.named_parameters()))
 
     @classmethod
     def of(cls, net: str, examples: int, resolution: int) -> Setting:
@@ -124,7 +123,7 @@ class Setting:
                 pauses.count(len(batch[1]))
                 return cross_entropy(module, batch)
 
-            return evaluate_plane(
+            return landscape.evaluate_plane(
                 self.module, loss, [(self.x, self.y)], self.directions, self.axis, self.axis, **options
             ).loss
 

@@ -12,21 +12,18 @@ of many thousands: the example prints how far training was off the plane, and wh
 
 from __future__ import annotations
 
-import argparse
-import warnings
 from collections import OrderedDict
-from pathlib import Path
 
 import lightning.pytorch as pl
 import logs
 import torch
+from common import parser, trainer
 from data import load
-from nets import Classifier
+from nets import Sgd
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_dynamics import CurvatureCallback, CurvatureResult, LandscapeCallback, LandscapeResult
-from lightning_dynamics.analyses.landscape.estimator import RANDOM_WALK
+from lightning_dynamics import CurvatureCallback, CurvatureResult, LandscapeCallback, LandscapeResult, landscape
 
 CLEARLY = 0.1  # |λmin / λmax| from which on a point is counted as not convex
 
@@ -51,21 +48,10 @@ def cnn(shape: torch.Size, classes: int, width: int = 8) -> nn.Module:
     )
 
 
-class Sgd(Classifier):
-    """Any network, trained by SGD with momentum."""
-
-    def __init__(self, net: nn.Module, lr: float) -> None:
-        super().__init__(net)
-        self.lr = lr
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
-
-
 def print_trajectory(result: LandscapeResult) -> None:
     """How far the plane of the trajectory speaks for the training."""
     first, second = result.explained_variance.tolist()
-    walk = " + ".join(f"{100 * share:.0f}" for share in RANDOM_WALK)
+    walk = " + ".join(f"{100 * share:.0f}" for share in landscape.RANDOM_WALK)
     print(
         f"\nthe trajectory's plane holds {100 * first:.1f} + {100 * second:.1f} % of its variance "
         f"(a pure random walk: {walk} %)"
@@ -119,22 +105,18 @@ def print_curvature(results: list[CurvatureResult]) -> None:
 
 def main() -> None:
     """Train, look around, print what was seen."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-file", type=Path, help="an .npz file of images; see examples/data.py")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument(
+    made = parser(__doc__)
+    made.add_argument("--epochs", type=int, default=12)
+    made.add_argument(
         "--every", type=int, default=2, help="epochs from one look at the trajectory and the curvature to the next"
     )
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=0.05)
-    parser.add_argument("--width", type=int, default=8, help="channels of the first convolution")
-    parser.add_argument("--resolution", type=int, default=21, help="points along each axis of the planes")
-    parser.add_argument("--curvature-resolution", type=int, default=9, help="likewise, of the map of curvature")
-    parser.add_argument("--num-examples", type=int, default=256, help="training examples that the loss is measured on")
-    parser.add_argument("--seed", type=int, default=0)
-    logs.add_arguments(parser)
-    arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    made.add_argument("--batch-size", type=int, default=64)
+    made.add_argument("--lr", type=float, default=0.05)
+    made.add_argument("--width", type=int, default=8, help="channels of the first convolution")
+    made.add_argument("--resolution", type=int, default=21, help="points along each axis of the planes")
+    made.add_argument("--curvature-resolution", type=int, default=9, help="likewise, of the map of curvature")
+    made.add_argument("--num-examples", type=int, default=256, help="training examples that the loss is measured on")
+    arguments = made.parse_args()
 
     pl.seed_everything(arguments.seed, verbose=False)
     train, validation = load(arguments.data_file)
@@ -144,23 +126,12 @@ def main() -> None:
     on = {"resolution": arguments.resolution, "num_examples": arguments.num_examples, "seed": arguments.seed}
     trajectory = LandscapeCallback("pca", every_n_epochs=arguments.every, name="trajectory", **on)
     plane = LandscapeCallback("random", curvature_resolution=arguments.curvature_resolution, name="random", **on)
-    line = LandscapeCallback(points=["initialization", "current"], second_data="val", name="line", **on)
+    line = LandscapeCallback(landscape.Through("initialization", "current"), second_data="val", name="line", **on)
     curvature = CurvatureCallback(
         num_examples=arguments.num_examples, every_n_epochs=arguments.every, at_start=True, seed=arguments.seed
     )
-    trainer = pl.Trainer(
-        max_epochs=arguments.epochs,
-        accelerator="auto",
-        devices=1,
-        logger=[wandb_logger, report],
-        callbacks=[trajectory, plane, line, curvature],
-        default_root_dir=arguments.out,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        log_every_n_steps=5,
-    )
-    trainer.fit(
-        Sgd(cnn(shape, classes, arguments.width), arguments.lr),
+    trainer(arguments, [wandb_logger, report], [trajectory, plane, line, curvature]).fit(
+        Sgd(cnn(shape, classes, arguments.width), arguments.lr, momentum=0.9),
         DataLoader(train, arguments.batch_size, shuffle=True, drop_last=True),
         DataLoader(validation, 1000),
     )

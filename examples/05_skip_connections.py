@@ -23,7 +23,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -31,20 +30,19 @@ import logs
 import numpy as np
 import torch
 import torch.nn.functional as F
+from common import parser, trainer
 from data import load
 from nets import AlongACosine
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_dynamics import LandscapeCallback, LandscapeResult
-from lightning_dynamics.analyses.landscape.explorer import EXPLORER_HEIGHT, Surface, explorer_page
-from lightning_dynamics.analyses.landscape.wording import basis, common_limits, wide
+from lightning_dynamics import LandscapeCallback, LandscapeResult, landscape
 from lightning_dynamics.figures import contour_map, surface_plot
-from lightning_dynamics.panels import Page, Panels, Picture, Table
-from lightning_dynamics.panels.values import Panel
-from lightning_dynamics.publishing import Event, publish
+from lightning_dynamics.panels import Page, Panel, Panels, Picture, Table
+from lightning_dynamics.publishing import publish_panels
 
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "mish": nn.Mish}
+basis, common_limits, wide = landscape.wording.basis, landscape.wording.common_limits, landscape.wording.wide
 CLEARLY = 0.1  # |λmin / λmax| from which on a point is counted as not convex
 LABEL = "skip_connections"
 
@@ -149,20 +147,10 @@ def train(
         on |= {"resolution": coarse, "curvature_resolution": coarse, "num_examples": arguments.curvature_examples}
         callbacks.append(LandscapeCallback("random", name="curvature", **on))
     order = torch.Generator().manual_seed(arguments.seed)
-    trainer = pl.Trainer(
-        max_epochs=arguments.epochs,
-        accelerator="auto",
-        devices=1,
-        logger=False,
-        callbacks=callbacks,
-        default_root_dir=arguments.out,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-    )
     model = AlongACosine(net, arguments.lr)
     with redirect_stdout(None):  # callbacks without a logger say so
-        trainer.fit(model, DataLoader(data, arguments.batch_size, shuffle=True, drop_last=True, generator=order))
+        run = trainer(arguments, callbacks=callbacks, enable_progress_bar=False)
+        run.fit(model, DataLoader(data, arguments.batch_size, shuffle=True, drop_last=True, generator=order))
     plane, last = callbacks[0].last_result, callbacks[-1].last_result
     return Trained(
         name=f"{kind.__name__}, {'with' if skip else 'no'} skip connections",
@@ -221,9 +209,9 @@ def panels(nets: Sequence[Trained], columns: int, about: str) -> Panels:
         return contour_map(*place, title=f"|λmin / λmax|, {one.name}", footer=footer, **look, **axes(one))
 
     last = nets[-1].plane
-    explorer = explorer_page(
+    explorer = landscape.explorer.explorer_page(
         [
-            Surface(
+            landscape.explorer.Surface(
                 label=one.name,
                 xs=one.plane.xs.numpy(),
                 ys=one.plane.ys.numpy(),
@@ -238,45 +226,43 @@ def panels(nets: Sequence[Trained], columns: int, about: str) -> Panels:
         y_title=last.directions["y"],
     )
     shown: dict[str, Panel] = {
-        f"{LABEL}/contours": Picture(side_by_side(contour, nets, columns), f"loss around trained weights; {about}"),
-        f"{LABEL}/surfaces": Picture(side_by_side(surface, nets, columns), f"the same in 3-D; {about}"),
+        "contours": Picture(side_by_side(contour, nets, columns), f"loss around trained weights; {about}"),
+        "surfaces": Picture(side_by_side(surface, nets, columns), f"the same in 3-D; {about}"),
     }
     if all(one.ratios.isfinite().any() for one in nets):
         picture = side_by_side(non_convexity, nets, columns)
-        shown[f"{LABEL}/non_convexity"] = Picture(picture, f"|λmin / λmax| of the Hessian over the planes; {about}")
+        shown["non_convexity"] = Picture(picture, f"|λmin / λmax| of the Hessian over the planes; {about}")
     rows = [(one.name, *one.row.values()) for one in nets]
-    shown[f"{LABEL}/networks"] = Table(("network", *nets[0].row), rows, about)
-    shown[f"{LABEL}/explorer"] = Page(explorer, f"go through the networks with the slider; {about}", EXPLORER_HEIGHT)
+    shown["networks"] = Table(("network", *nets[0].row), rows, about)
+    caption = f"go through the networks with the slider; {about}"
+    shown["explorer"] = Page(explorer, caption, landscape.explorer.EXPLORER_HEIGHT)
     return shown
 
 
 def main() -> None:
     """Train them all, draw them side by side, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-file", type=Path, help="an .npz file of images; see examples/data.py")
-    parser.add_argument("--depth", type=int, default=32, help="layers with weights: 6 n + 2")
-    parser.add_argument("--width", type=int, default=8, help="channels of the first stage")
-    parser.add_argument("--stem-stride", type=int, default=1, help="2 halves the images first: four times as fast")
-    parser.add_argument("--activations", nargs="+", choices=list(ACTIVATIONS), default=list(ACTIVATIONS))
-    parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=0.1)
-    parser.add_argument("--resolution", type=int, default=17, help="points along each axis of the planes, odd")
-    parser.add_argument("--span", type=float, default=1.0, help="how far, in units of each filter's norm")
-    parser.add_argument("--radius", type=float, default=0.25, help="of the sharpness, in the same units")
-    parser.add_argument("--num-examples", type=int, default=256, help="training examples that the loss is measured on")
-    parser.add_argument("--curvature-resolution", type=int, default=5, help="likewise, of |λmin / λmax|; 0 for none")
-    parser.add_argument("--curvature-examples", type=int, default=128, help="that |λmin / λmax| is measured on")
-    parser.add_argument("--seed", type=int, default=0)
-    logs.add_arguments(parser)
-    arguments = parser.parse_args()
+    made = parser(__doc__)
+    made.add_argument("--depth", type=int, default=32, help="layers with weights: 6 n + 2")
+    made.add_argument("--width", type=int, default=8, help="channels of the first stage")
+    made.add_argument("--stem-stride", type=int, default=1, help="2 halves the images first: four times as fast")
+    made.add_argument("--activations", nargs="+", choices=list(ACTIVATIONS), default=list(ACTIVATIONS))
+    made.add_argument("--epochs", type=int, default=15)
+    made.add_argument("--batch-size", type=int, default=64)
+    made.add_argument("--lr", type=float, default=0.1)
+    made.add_argument("--resolution", type=int, default=17, help="points along each axis of the planes, odd")
+    made.add_argument("--span", type=float, default=1.0, help="how far, in units of each filter's norm")
+    made.add_argument("--radius", type=float, default=0.25, help="of the sharpness, in the same units")
+    made.add_argument("--num-examples", type=int, default=256, help="training examples that the loss is measured on")
+    made.add_argument("--curvature-resolution", type=int, default=5, help="likewise, of |λmin / λmax|; 0 for none")
+    made.add_argument("--curvature-examples", type=int, default=128, help="that |λmin / λmax| is measured on")
+    arguments = made.parse_args()
     if arguments.depth < 8 or arguments.depth % 6 != 2:
-        parser.error(f"--depth {arguments.depth}: 8, 14, 20, 26, 32, …: three stages of blocks of two layers")
+        made.error(f"--depth {arguments.depth}: 8, 14, 20, 26, 32, …: three stages of blocks of two layers")
     if arguments.resolution % 2 == 0:
-        parser.error(f"--resolution {arguments.resolution}: an odd one has the trained weights among its points")
+        made.error(f"--resolution {arguments.resolution}: an odd one has the trained weights among its points")
     if arguments.radius < 2 * arguments.span / (arguments.resolution - 1):
-        parser.error(f"--radius {arguments.radius:g}: no other point of the plane is as near; raise it or --resolution")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*|.*have no `val_dataloader`.*")
+        made.error(f"--radius {arguments.radius:g}: no other point of the plane is as near; raise it or --resolution")
+    warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
     logging.disable(logging.INFO)  # what Lightning says of every run
 
     data, validation = load(arguments.data_file)
@@ -294,7 +280,8 @@ def main() -> None:
         f"seed {arguments.seed}"
     )
     shown = panels(nets, len(arguments.activations), about)
-    publish([wandb_logger, report], Event(LABEL, arguments.epochs - 1, nets[-1].plane.step, shown))
+    moment = {"epoch": arguments.epochs - 1, "step": nets[-1].plane.step}
+    publish_panels([wandb_logger, report], shown, LABEL, **moment)
 
     print(f"\n{about}\n{'':28}" + "".join(f"{name:>16}" for name in nets[0].row))
     for one in nets:

@@ -301,8 +301,6 @@ CASES = {
             ({"quantities": ["builtins.len"]}, "quantities"),
             ({"loss_fn": "nowhere.nothing"}, "loss_fn"),
             ({"predict_fn": "nowhere.nothing"}, "predict_fn"),
-            ({"max_snapshots": 1}, "max_snapshots"),
-            ({"snapshot_every_n_steps": 0}, "snapshot_every_n_steps"),
         ),
         yaml={"resolution": 3, "slice": "random", "parameters": ["conv.*", "head.*"], "trajectory": True},
     ),

@@ -1,8 +1,13 @@
 """Slices through the loss around and between solutions: Li, Xu, Taylor, Studer, Goldstein 2018."""
 
-from lightning_dynamics.analyses.landscape import figures  # noqa: F401  (registers how a LandscapeResult looks)
+from lightning_dynamics.analyses.landscape import (
+    explorer,
+    figures,  # noqa: F401  (registers how a LandscapeResult looks)
+    wording,
+)
 from lightning_dynamics.analyses.landscape.callback import LandscapeCallback
 from lightning_dynamics.analyses.landscape.estimator import (
+    RANDOM_WALK,
     barrier,
     cosine,
     difference,
@@ -26,6 +31,7 @@ from lightning_dynamics.analyses.landscape.through import Through
 from lightning_dynamics.core.trajectory import Trajectory
 
 __all__ = [
+    "RANDOM_WALK",
     "GradientPlane",
     "HessianPlane",
     "LandscapeCallback",
@@ -41,9 +47,11 @@ __all__ = [
     "difference",
     "evaluate_line",
     "evaluate_plane",
+    "explorer",
     "filter_normalize",
     "plane_through",
     "principal_directions",
     "random_directions",
     "sharpness",
+    "wording",
 ]

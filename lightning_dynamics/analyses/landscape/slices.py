@@ -24,8 +24,6 @@ from lightning_dynamics.core.parameters import flatten, unflatten
 from lightning_dynamics.core.schedule import Due
 from lightning_dynamics.core.trajectory import Trajectory
 
-INITIALIZATION, CURRENT = "initialization", "current"
-
 
 class Slice(ABC):
     """Base of all slices: a value that knows how to check itself before training, and to place itself at an event."""
@@ -184,7 +182,13 @@ class TrajectoryPlane(Slice):
 
 
 @dataclass(frozen=True)
-class HessianPlane(Slice):
+class _AlongDerivatives(Slice):
+    batchnorm = "frozen"
+
+    parameters: str | Sequence[str] | None = None
+
+
+class HessianPlane(_AlongDerivatives):
     """The eigenvectors of the Hessian's two largest eigenvalues, around the weights. One unit is the weights' own norm.
 
     Args:
@@ -192,17 +196,13 @@ class HessianPlane(Slice):
     """
 
     words = ("hessian",)
-    batchnorm = "frozen"
-
-    parameters: str | Sequence[str] | None = None
 
     def place(self, at: SliceContext) -> Placement:
         """The eigenvectors at the current weights."""
         return hessian_plane(at)
 
 
-@dataclass(frozen=True)
-class GradientPlane(Slice):
+class GradientPlane(_AlongDerivatives):
     """The gradient and a random direction, around the weights. One unit is the weights' own norm.
 
     Args:
@@ -210,9 +210,6 @@ class GradientPlane(Slice):
     """
 
     words = ("gradient",)
-    batchnorm = "frozen"
-
-    parameters: str | Sequence[str] | None = None
 
     def place(self, at: SliceContext) -> Placement:
         """The gradient at the current weights."""

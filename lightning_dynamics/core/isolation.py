@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_dynamics.core.precision import full_precision
+from lightning_dynamics.core.precision import default_dtype, full_precision
 from lightning_dynamics.core.random_state import Restore, generators_of, preserved_random_state, seed_all
 
 Mode = Literal["eval", "train"]
@@ -203,11 +203,8 @@ def _new_tensors_as_wide_as(module: nn.Module) -> Iterator[None]:
     if parameter is None or parameter.dtype is not torch.float64 or before is torch.float64:
         yield
         return
-    torch.set_default_dtype(torch.float64)
-    try:
+    with default_dtype(torch.float64):
         yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 @contextmanager

@@ -10,6 +10,17 @@ import torch
 
 
 @contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Tensors made without a dtype have this one inside."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
 def full_precision() -> Iterator[None]:
     """No TF32 or bfloat16 in matrix products, convolutions and recurrent layers inside, whatever training uses."""
     if not hasattr(torch.backends, "fp32_precision"):  # torch < 2.9

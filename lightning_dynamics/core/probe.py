@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, default_collate
 
 from lightning_dynamics.core.lightning import ConfigurationError, sampled_indices, to_device, validation_loaders
+from lightning_dynamics.core.precision import default_dtype
 from lightning_dynamics.core.random_state import preserved_random_state, seed_all
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class Probe:
         collate: list of examples -> batch.
         place: batch -> batch on the module's device.
         seed: of frozen augmentation.
+        default_dtype: while examples are read: an analysis in float64 would draw other augmentations.
     """
 
     dataset: Dataset[Any]
@@ -115,6 +117,7 @@ class Probe:
     collate: Callable[[list[Any]], Any]
     place: Callable[[Any], Any]
     seed: int
+    default_dtype: torch.dtype = field(default_factory=torch.get_default_dtype)
     _kept: dict[int, _Kept] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -136,7 +139,7 @@ class Probe:
         self._kept.clear()
 
     def _read(self, number: int) -> _Kept:
-        with preserved_random_state(self.dataset, self.collate):
+        with default_dtype(self.default_dtype), preserved_random_state(self.dataset, self.collate):
             seed_all(self.seed + number, self.dataset, self.collate)
             read = self.collate([self.dataset[index] for index in self.batches[number]])
         placed = self._placed(number, read)
@@ -146,7 +149,7 @@ class Probe:
         return self._kept[number]
 
     def _placed(self, number: int, read: Any) -> Any:
-        with preserved_random_state():
+        with default_dtype(self.default_dtype), preserved_random_state():
             seed_all(self.seed + number)
             return self.place(copy.deepcopy(read))
 

@@ -31,6 +31,7 @@ from torch.utils.data import (
 from lightning_dynamics.core import probe as module_under_test
 from lightning_dynamics.core.distributed import Ranks
 from lightning_dynamics.core.lightning import Callback, ConfigurationError
+from lightning_dynamics.core.precision import default_dtype
 from lightning_dynamics.core.probe import Batch, Probe, forget_probes, probe_for
 from tests.house.training import trainer
 
@@ -505,3 +506,14 @@ def test_what_cannot_be_compared_is_copied_every_time() -> None:
         batch = probe.batch(0).data
         assert bool((batch.images == 1).all())
         batch.images.data.zero_()  # unseen by torch's count of changes
+
+
+def test_examples_do_not_depend_on_the_dtype_of_the_analysis_that_reads_them_first() -> None:
+    class Augmented(Numbers):
+        def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
+            return torch.rand(3)
+
+    single, double = look_at(Augmented()), look_at(Augmented())
+    with default_dtype(torch.float64):
+        drawn = double.batch(0).data
+    assert drawn.dtype is torch.float32 and torch.equal(drawn, single.batch(0).data)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_dynamics.core.lightning import ConfigurationError
+from lightning_dynamics.core.precision import default_dtype
 
 
 @contextmanager
@@ -23,7 +24,6 @@ def in_double(module: nn.Module) -> Iterator[None]:
     Raises:
         ConfigurationError: a TorchScript module, whose tensors cannot be replaced.
     """
-    before = torch.get_default_dtype()
     copies: dict[int, Tensor] = {}
 
     def converted(tensor: Tensor) -> Tensor:
@@ -47,11 +47,8 @@ def in_double(module: nn.Module) -> Iterator[None]:
         for name, value in list(vars(submodule).items()):
             if _is_wanted(value):
                 vars(submodule)[name] = converted(value)
-    torch.set_default_dtype(torch.float64)
-    try:
+    with default_dtype(torch.float64):
         yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def as_double(batch: Any) -> Any:

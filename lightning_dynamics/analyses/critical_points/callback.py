@@ -59,7 +59,7 @@ class CriticalPointsCallback(AnalysisCallback[CriticalPointsResult]):
     in practice a few thousand for a network of a thousand parameters, and P for the eigenvalues; a product costs one to
     two training passes over the probe, in float64. So: small networks, small probes. Starts are distributed over the
     processes, each of which uses the whole probe; Lightning's time limit for processes that wait for each other (30
-    minutes) applies. Memory: ``max_snapshots`` + 2 copies of the weights in float32, in files above a gigabyte; during a
+    minutes) applies. Memory: ``max_snapshots`` + 2 copies of the weights in float32, in files above a gigabyte; in a
     search, what ``find`` says.
 
     Args:

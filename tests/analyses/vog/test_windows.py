@@ -370,5 +370,10 @@ def test_what_is_planned_takes_place(case: str, tmp_path: Path) -> None:
     watched, looks = VoGCallback(**arguments, on_error="raise"), Looks()
     looks.on_train_epoch_end = lambda *_: None  # type: ignore[method-assign]
     trainer(tmp_path, [watched, looks], **options).fit(Task(), DataLoader(examples(), 2))
-    planned = [(place.epoch, place.step) for place in Plan(*watched._events, *looks.length)._places()]
+    planned = [
+        (place.epoch, place.step)
+        for place in Plan(
+            watched.every_n_epochs, watched.every_n_train_steps, watched.at_start, watched.at_end, *looks.length
+        )._places()
+    ]
     assert planned == [(result.epoch, result.step) for result in watched.results]

@@ -34,7 +34,7 @@ from lightning_dynamics import LossContributionCallback, loss_contribution
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.distributed import Ranks
 from lightning_dynamics.core.isolation import isolated
-from lightning_dynamics.core.objective import silenced
+from lightning_dynamics.core.objective import logging_disabled
 from lightning_dynamics.core.probe import Probe
 from lightning_dynamics.core.schedule import Moment
 
@@ -88,12 +88,12 @@ class Setting:
 
         def run() -> None:
             context = Context(self.module, probe, Ranks(), Moment("step", 0, step := next(steps)))
-            with isolated(self.module, mode="eval", seed=0), silenced(self.module):
+            with isolated(self.module, mode="eval", seed=0), logging_disabled(self.module):
                 part = callback.measure(context)
             callback._history.settle()
             callback._history.add(callback.combine(part, context), step)
 
-        with isolated(self.module, mode="eval", seed=0), silenced(self.module):
+        with isolated(self.module, mode="eval", seed=0), logging_disabled(self.module):
             callback.prepare(Context(self.module, probe, Ranks(), Moment("start", 0, 0)))
         run()
         # As late in a training: of a thousand events, one becomes a result that is kept.

@@ -19,8 +19,8 @@ from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.distributed import CollectiveFailure, Ranks, require_whole_model
 from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.lightning import Callback, ConfigurationError, steps_taken, training_length
-from lightning_dynamics.core.objective import function_named, silenced
-from lightning_dynamics.core.probe import Probe, forget_probes, probe_for
+from lightning_dynamics.core.objective import logging_disabled, resolve_function
+from lightning_dynamics.core.probe import Probe, probe_for, release_probes
 from lightning_dynamics.core.schedule import Due, Length, Moment, Never, Schedule
 from lightning_dynamics.figures.result import closing_panels
 from lightning_dynamics.panels import Panel, Scalar
@@ -99,8 +99,8 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         self.every_n_train_steps: int | None = given["every_n_train_steps"]
         self.at_start: bool = given["at_start"]
         self.at_end: bool = given["at_end"]
-        self.loss_fn: Any = function_named(given["loss_fn"], "loss_fn")
-        self.predict_fn: Any = function_named(given["predict_fn"], "predict_fn")
+        self.loss_fn: Any = resolve_function(given["loss_fn"], "loss_fn")
+        self.predict_fn: Any = resolve_function(given["predict_fn"], "predict_fn")
         self.mode: Mode = given["mode"]
         self.seed: int = given["seed"]
         self.name: str | None = given["name"]
@@ -277,7 +277,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         """Free the examples."""
         self._history.finish()
         self._probes = []
-        forget_probes(trainer)
+        release_probes(trainer)
 
     @final
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -366,7 +366,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
     @contextmanager
     def _undisturbed(self, module: nn.Module) -> Iterator[list[Any]]:
         """Training and its logs notice nothing of what happens inside; yields the module's generators."""
-        with isolated(module, mode=self.mode, seed=self.seed) as streams, silenced(module):
+        with isolated(module, mode=self.mode, seed=self.seed) as streams, logging_disabled(module):
             yield streams
 
     @final
@@ -374,7 +374,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
         description = self.label if shown else None
         second = self._probes[1] if self.second_data is not None else None
-        length = Length(*training_length(trainer), is_rehearsal=bool(trainer.fast_dev_run))  # type: ignore[attr-defined]
+        length = Length(*training_length(trainer), is_fast_dev_run=bool(trainer.fast_dev_run))  # type: ignore[attr-defined]
         return Context(module, self._probes[0], Ranks.of(trainer), moment, description, second, streams, length)
 
     @final

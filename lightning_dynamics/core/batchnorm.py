@@ -15,7 +15,7 @@ def batchnorms(module: nn.Module) -> list[_BatchNorm]:
     return [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
 
 
-def normalise_by_own_minibatch(layer: _BatchNorm) -> None:
+def use_batch_statistics(layer: _BatchNorm) -> None:
     """From now on by the minibatch's statistics, also where SyncBatchNorm would talk to the other processes.
 
     Those have other minibatches, or none. Call it within ``isolated``, which puts the layer back.
@@ -42,7 +42,7 @@ def reestimate(layers: Iterable[_BatchNorm], batches: Iterable[tuple[Any, int]],
         return
     for layer in layers:
         layer.reset_running_stats()
-        normalise_by_own_minibatch(layer)
+        use_batch_statistics(layer)
     seen = 0
     for batch, examples in batches:
         seen += examples

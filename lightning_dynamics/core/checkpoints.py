@@ -17,7 +17,7 @@ from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.parameters import plain_name
 
 
-def place_in_training(path: str | PathLike[str], *, argument: str) -> tuple[int, int]:
+def epoch_and_step_of(path: str | PathLike[str], *, argument: str) -> tuple[int, int]:
     """Epoch (from 0) and step at which a checkpoint was written.
 
     Raises:

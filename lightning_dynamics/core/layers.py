@@ -96,7 +96,7 @@ def _matcher(pattern: str, argument: str) -> Callable[[str], bool]:
 
 
 @contextmanager
-def watching(layers: dict[str, nn.Module], see: See) -> Iterator[None]:
+def capture_outputs(layers: dict[str, nn.Module], see: See) -> Iterator[None]:
     """Have ``see`` called with every output of these modules, in execution order; for one forward pass."""
     calls: Counter[str] = Counter()
 
@@ -113,7 +113,7 @@ def watching(layers: dict[str, nn.Module], see: See) -> Iterator[None]:
         yield
 
 
-def executed(
+def executed_layers(
     layers: dict[str, nn.Module], run: Callable[[], object], usable: Callable[[nn.Module, Any], bool], keep: set[str]
 ) -> tuple[list[Layer], list[str], list[str]]:
     """Which of the layers run in ``run()``, in execution order.
@@ -143,6 +143,6 @@ def executed(
         if not handed_on or layer.name in keep:
             found.append(layer)
 
-    with watching(layers, see):
+    with capture_outputs(layers, see):
         run()
     return found, [name for name in layers if name not in ran], sorted(refused)

@@ -24,7 +24,7 @@ INPUT_KEYS = ("input", "inputs", "x", "image", "images", "pixel_values", "input_
 TARGET_KEYS = ("label", "labels", "target", "targets", "y")
 
 
-def function_named(name: str | Callable[..., Any] | None, argument: str) -> Callable[..., Any] | None:
+def resolve_function(name: str | Callable[..., Any] | None, argument: str) -> Callable[..., Any] | None:
     """A function given as itself, or as ``"package.module.function"``, which is what YAML can say.
 
     Raises:
@@ -81,7 +81,7 @@ def training_step(module: Any, batch: Any) -> Any:
         arguments = [iter([(batch, 0, 0)])]
     elif len(parameters) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters):
         arguments.append(0)
-    with silenced(module):
+    with logging_disabled(module):
         return module.training_step(*arguments)
 
 
@@ -202,7 +202,7 @@ def _forward_arguments(module: nn.Module, batch: Any) -> tuple[Sequence[Any], di
 
 
 @contextmanager
-def silenced(module: Any) -> Iterator[None]:
+def logging_disabled(module: Any) -> Iterator[None]:
     """No ``self.log``, ``log_dict``, ``print`` and no ``self.logger`` inside, in LightningModules below it neither.
 
     Args:

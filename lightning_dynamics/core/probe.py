@@ -63,7 +63,7 @@ class _Kept:
         """Whether a trusted caller has changed it after all."""
         return bool(self.trusted) and self.versions != self._marks()
 
-    def handed_out(self) -> Any:
+    def copy_out(self) -> Any:
         """A copy, or new containers around the same tensors."""
         if self.trusted is None and self.first is not None:
             copied, kept = tree_flatten(self.first), tree_flatten(self.data)
@@ -131,10 +131,10 @@ class Probe:
         elif self._kept[number].is_spoilt():
             self._read(number).trusted = False
         kept = self._kept[number]
-        data = kept.handed_out() if kept.is_placed else self._placed(number, kept.data)
+        data = kept.copy_out() if kept.is_placed else self._placed(number, kept.data)
         return Batch(number, self.batches[number], data)
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """Free the examples read so far; they are read anew, the same, when they are asked for."""
         self._kept.clear()
 
@@ -241,7 +241,7 @@ def _minibatches(
     return batches
 
 
-def forget_probes(trainer: Trainer) -> None:
+def release_probes(trainer: Trainer) -> None:
     """Free the examples that this Trainer's callbacks shared."""
     _probes.pop(trainer, None)
 

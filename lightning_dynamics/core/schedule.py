@@ -31,12 +31,12 @@ class Length:
     Args:
         steps: None if nobody knows.
         epoch_steps: of one epoch; likewise.
-        is_rehearsal: a ``fast_dev_run``: a batch or two, to see whether everything runs.
+        is_fast_dev_run: a ``fast_dev_run``: a batch or two, to see whether everything runs.
     """
 
     steps: int | None = None
     epoch_steps: int | None = None
-    is_rehearsal: bool = False
+    is_fast_dev_run: bool = False
 
 
 class Due(Protocol):

@@ -36,7 +36,7 @@ class Storage:
                 file.truncate(size * dtype.itemsize)
             return torch.from_numpy(np.memmap(file, dtype=_NUMPY[dtype], mode="r+", shape=(size,)))
 
-    def housed(self, tensor: Tensor) -> Tensor:
+    def store(self, tensor: Tensor) -> Tensor:
         """The ``(size,)`` tensor itself, or a copy in a file if it is too large for memory."""
         if tensor.numel() * tensor.element_size() <= self.in_memory:
             return tensor

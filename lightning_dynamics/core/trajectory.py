@@ -97,8 +97,8 @@ class Recorder:
             self._snapshots[:] = [self._snapshots[i] for i in keep]
         flat = flatten({name: p.detach().to("cpu", torch.float32) for name, p in parameters.items()})
         self._steps.append(step)
-        self._snapshots.append(self._storage.housed(flat))
+        self._snapshots.append(self._storage.store(flat))
 
     def resume(self) -> None:
         """After a checkpoint was loaded: large snapshots go back into files."""
-        self._snapshots[:] = [self._storage.housed(snapshot) for snapshot in self._snapshots]
+        self._snapshots[:] = [self._storage.store(snapshot) for snapshot in self._snapshots]

@@ -11,7 +11,7 @@ import torchmetrics
 from torch import Tensor, nn
 
 from lightning_dynamics.core.isolation import isolated
-from lightning_dynamics.core.layers import Layer, executed, select_layers, watching
+from lightning_dynamics.core.layers import Layer, capture_outputs, executed_layers, select_layers
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import first_tensor
 
@@ -93,7 +93,7 @@ def test_compiled_layers_are_listed_once() -> None:
 def run(net: nn.Module, x: Tensor, *, keep: set[str] | None = None, usable: Any = None) -> Any:
     usable = usable or (lambda module, output: first_tensor(output) is not None)
     with isolated(net):
-        found, never, refused = executed(select_layers(net), lambda: net(x), usable, keep or set())
+        found, never, refused = executed_layers(select_layers(net), lambda: net(x), usable, keep or set())
     assert not any(module._forward_hooks for module in net.modules())
     return [str(layer) for layer in found], never, refused
 
@@ -178,7 +178,7 @@ def test_compiled_submodules_are_seen_once() -> None:
 
 def test_watching_ends_with_an_exception() -> None:
     net = Net()
-    with pytest.raises(ZeroDivisionError), watching(select_layers(net), lambda layer, output: None):
+    with pytest.raises(ZeroDivisionError), capture_outputs(select_layers(net), lambda layer, output: None):
         raise ZeroDivisionError
     assert not any(module._forward_hooks for module in net.modules())
 
@@ -188,6 +188,6 @@ def test_watching_does_not_change_the_output() -> None:
     whole = nn.Sequential(net)
     x = torch.randn(1, 2)
     seen: list[Any] = []
-    with watching(select_layers(whole), lambda layer, output: seen.append(output) or "ignored"):
+    with capture_outputs(select_layers(whole), lambda layer, output: seen.append(output) or "ignored"):
         y = whole(x)
     assert torch.equal(y, net(x)) and seen[0] is y

@@ -31,20 +31,20 @@ def module_with(forward: Callable[..., Any]) -> nn.Module:
 
 
 def test_functions_are_found_by_name() -> None:
-    assert objective.function_named(None, "loss_fn") is None
-    assert objective.function_named(len, "loss_fn") is len
-    assert objective.function_named("torch.nn.functional.cross_entropy", "loss_fn") is nn.functional.cross_entropy
+    assert objective.resolve_function(None, "loss_fn") is None
+    assert objective.resolve_function(len, "loss_fn") is len
+    assert objective.resolve_function("torch.nn.functional.cross_entropy", "loss_fn") is nn.functional.cross_entropy
 
 
 @pytest.mark.parametrize("name", ["", "loss", "no.such.module", "torch.no_such_function", ".relative.name", "a..b", 5])
 def test_a_name_of_nothing_is_told_with_its_argument(name: Any) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(f"`loss_fn={name!r}` names no function")):
-        objective.function_named(name, "loss_fn")
+        objective.resolve_function(name, "loss_fn")
 
 
 def test_a_name_of_something_else() -> None:
     with pytest.raises(ConfigurationError, match="`predict_fn='torch.nn'` is not a function but a module"):
-        objective.function_named("torch.nn", "predict_fn")
+        objective.resolve_function("torch.nn", "predict_fn")
 
 
 # ---- forward ------------------------------------------------------------------------------------------------

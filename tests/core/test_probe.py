@@ -32,7 +32,7 @@ from lightning_dynamics.core import probe as module_under_test
 from lightning_dynamics.core.distributed import Ranks
 from lightning_dynamics.core.lightning import Callback, ConfigurationError
 from lightning_dynamics.core.precision import default_dtype
-from lightning_dynamics.core.probe import Batch, Probe, forget_probes, probe_for
+from lightning_dynamics.core.probe import Batch, Probe, probe_for, release_probes
 from tests.house.training import trainer
 
 pytestmark = [
@@ -411,7 +411,7 @@ def test_training_loses_no_batch_and_moves_by_no_bit(persistent: bool) -> None:
             if probing:
                 for data in ("train", "val"):
                     everything(probe_for(trainer, module, data, **WORDS))
-                forget_probes(trainer)
+                release_probes(trainer)
 
         look = Look(read, each_batch=read)
         workers = {"num_workers": 1, "persistent_workers": persistent, "multiprocessing_context": "fork"}
@@ -439,7 +439,7 @@ def test_callbacks_that_say_the_same_share_one_probe() -> None:
             *(("one", one, {}), ("one again", one, {}), ("other", other, {}), ("other collate", other_of_one, {})),
         ]:
             seen[name] = probe_for(trainer, module, data, **{**WORDS, **more})  # type: ignore[arg-type]
-        forget_probes(trainer)
+        release_probes(trainer)
         seen["forgotten"] = probe_for(trainer, module, "train", **WORDS)
 
     fit(Look(look), DataLoader(Numbers(), batch_size=4), DataLoader(Numbers(4), batch_size=2))

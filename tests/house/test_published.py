@@ -38,9 +38,15 @@ class Run:
         self.history = read_history(self.folder)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return Run(tmp_path_factory.mktemp("published"))
+def test_what_one_training_publishes(tmp_path: Path) -> None:
+    """One test, since the training and its pictures take longer than all that is looked at."""
+    run = Run(tmp_path)
+    an_offline_wandb_run_holds_every_promised_key(run)
+    panels_say_what_they_show(run)
+    results_plot_themselves(run)
+    results_survive_a_file(run, tmp_path)
+    if browser.find() is not None:
+        the_local_report_shows_them_in_a_browser(run)
 
 
 def shown_results(callback: Any) -> list[Any]:
@@ -48,8 +54,7 @@ def shown_results(callback: Any) -> list[Any]:
     return [result for result in callback.results if result.step or callback.shows is callback.schedule]
 
 
-@pytest.mark.xdist_group("published")
-def test_an_offline_wandb_run_holds_every_promised_key(run: Run) -> None:
+def an_offline_wandb_run_holds_every_promised_key(run: Run) -> None:
     for name, callback in run.callbacks.items():
         rows = [row for row in run.history if any(key.startswith(f"{callback.label}/") for key in row)]
         events = [row for row in rows if f"{callback.label}/values" in row or len(rows) == 1]
@@ -68,8 +73,7 @@ def test_an_offline_wandb_run_holds_every_promised_key(run: Run) -> None:
                     json.loads(text, parse_constant=lambda constant: pytest.fail(constant))
 
 
-@pytest.mark.xdist_group("published")
-def test_panels_say_what_they_show(run: Run) -> None:
+def panels_say_what_they_show(run: Run) -> None:
     for name, callback in run.callbacks.items():
         result = callback.last_result
         assert result is not None
@@ -83,8 +87,7 @@ def test_panels_say_what_they_show(run: Run) -> None:
             assert value == value, f"{name}: {key} is NaN on a healthy model"
 
 
-@pytest.mark.xdist_group("published")
-def test_results_plot_themselves(run: Run) -> None:
+def results_plot_themselves(run: Run) -> None:
     for name, callback in run.callbacks.items():
         result = callback.last_result
         assert result is not None and result.plots, name
@@ -92,8 +95,7 @@ def test_results_plot_themselves(run: Run) -> None:
         assert result.plot().get_axes(), name
 
 
-@pytest.mark.xdist_group("published")
-def test_results_survive_a_file(run: Run, tmp_path: Path) -> None:
+def results_survive_a_file(run: Run, tmp_path: Path) -> None:
     for name, callback in run.callbacks.items():
         result = callback.last_result
         assert result is not None
@@ -113,9 +115,7 @@ LOOK = """
 """
 
 
-@pytest.mark.xdist_group("published")
-@pytest.mark.skipif(browser.find() is None, reason="no Chromium")
-def test_the_local_report_shows_them_in_a_browser(run: Run) -> None:
+def the_local_report_shows_them_in_a_browser(run: Run) -> None:
     visit = browser.visit(run.report.index, LOOK)
     assert visit.console == []
     keys = [figure["key"] for figure in visit.seen]

@@ -26,7 +26,7 @@ from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.layers import Layer
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import PredictFn, forward, silenced
+from lightning_dynamics.core.objective import PredictFn, forward, logging_disabled
 
 _FORMER_SELVES = {
     "initialization": "initialization",
@@ -196,7 +196,7 @@ class CKACallback(AnalysisCallback[CKAResult]):
         if self._other is not None:
             device = next((p.device for p in context.module.parameters()), torch.device("cpu"))
             home = next((p.device for p in self._other.parameters()), device)
-            with isolated(self._other, mode=self.mode, seed=self.seed), silenced(self._other):
+            with isolated(self._other, mode=self.mode, seed=self.seed), logging_disabled(self._other):
                 try:
                     other = self._other.to(device)
                     patterns = self.reference_layers or self.layers

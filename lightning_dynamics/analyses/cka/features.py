@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import first_tensor, function_named
+from lightning_dynamics.core.objective import first_tensor, resolve_function
 
 Reduction = Callable[[Tensor], Tensor]
 
@@ -37,7 +37,7 @@ def reduction_named(reduction: str | Reduction) -> Reduction:
     if isinstance(reduction, str) and "." not in reduction:
         known = ", ".join(map(repr, REDUCTIONS))
         raise ConfigurationError(f"`reduction={reduction!r}` must be {known}, 'package.module.function' or a function")
-    function = function_named(reduction, "reduction")
+    function = resolve_function(reduction, "reduction")
     assert function is not None
     return function
 

@@ -13,7 +13,7 @@ from lightning_dynamics.analyses.cka import estimator
 from lightning_dynamics.analyses.cka.estimator import Kernel
 from lightning_dynamics.analyses.cka.features import Reduction, features
 from lightning_dynamics.analyses.cka.reference import Representation
-from lightning_dynamics.core.layers import Layer, executed, named_layers, select_layers, watching
+from lightning_dynamics.core.layers import Layer, capture_outputs, executed_layers, named_layers, select_layers
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.probe import Batch
 
@@ -48,7 +48,7 @@ class Observer:
         """
         selected = select_layers(module, patterns, argument=argument)
         wanted = {patterns} if isinstance(patterns, str) else set(patterns)
-        order, never_run, refused = executed(
+        order, never_run, refused = executed_layers(
             selected,
             run=lambda: self.run(module, batch.data),
             usable=lambda layer, output: features(layer, output, len(batch)) is not None,
@@ -87,7 +87,7 @@ class Observer:
             x = self.reduce(tensor)
             estimator.gram(x, kernel=self.kernel, bandwidth=self.bandwidth, out=grams[places[layer]], scratch=scratch)
 
-        with watching({layer.name: modules[layer.name] for layer in order}, take):
+        with capture_outputs({layer.name: modules[layer.name] for layer in order}, take):
             self.run(module, batch.data)
         if grams is None:
             raise RuntimeError("none of the layers ran in this forward pass, though they did before training")

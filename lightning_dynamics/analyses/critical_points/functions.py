@@ -23,7 +23,7 @@ from lightning_dynamics.analyses.curvature.minibatches import Minibatches
 from lightning_dynamics.analyses.curvature.operator import NotFinite
 from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import LossFn, silenced
+from lightning_dynamics.core.objective import LossFn, logging_disabled
 from lightning_dynamics.core.parameters import select_parameters, unflatten
 from lightning_dynamics.core.progress import progress
 
@@ -104,7 +104,7 @@ def find(
     chosen = select_parameters(module, parameters)
     check_parameters(chosen)
     begin = named_starts(starts, module, chosen)
-    with isolated(module, mode=mode, seed=seed) as streams, silenced(module), in_double(module):
+    with isolated(module, mode=mode, seed=seed) as streams, logging_disabled(module), in_double(module):
         held = Minibatches.from_batches(_in_double(batches), seed=seed, streams=streams)
         surface = LossSurface(module, loss_fn, held, select_parameters(module, parameters), keep_graphs)
         surface.check(parameters)

@@ -12,7 +12,7 @@ from lightning_dynamics.analyses.curvature.checks import check_function, check_p
 from lightning_dynamics.analyses.curvature.minibatches import Minibatches
 from lightning_dynamics.analyses.curvature.operator import HessianOperator
 from lightning_dynamics.core.isolation import Mode, isolated
-from lightning_dynamics.core.objective import LossFn, silenced
+from lightning_dynamics.core.objective import LossFn, logging_disabled
 from lightning_dynamics.core.parameters import select_parameters, unflatten
 
 Direction = dict[str, Tensor]
@@ -46,7 +46,7 @@ def local_operator(
     check_function(loss_fn, mode)
     chosen = select_parameters(module, parameters)
     check_parameters(chosen)
-    with isolated(module, mode=mode, seed=seed) as streams, silenced(module):
+    with isolated(module, mode=mode, seed=seed) as streams, logging_disabled(module):
         held = Minibatches.from_batches(batches, seed=seed, streams=streams)
         operator = HessianOperator(module, loss_fn, held, chosen, keep_graphs=keep_graphs)
         try:

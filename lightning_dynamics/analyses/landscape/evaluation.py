@@ -15,7 +15,7 @@ from lightning_dynamics.analyses.landscape.quantities import MetricFn
 from lightning_dynamics.analyses.landscape.result import LandscapeResult
 from lightning_dynamics.core.isolation import isolated
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import LossFn, PredictFn, silenced
+from lightning_dynamics.core.objective import LossFn, PredictFn, logging_disabled
 from lightning_dynamics.core.parameters import plain_name, select_parameters
 
 Coordinates = Sequence[float] | Tensor
@@ -192,7 +192,7 @@ def _evaluate(
     if not names or names - everything.keys():
         unknown = ", ".join(sorted(names - everything.keys())) or "nothing"
         raise ConfigurationError(f"`directions` name {unknown}; the module's parameters are {', '.join(everything)}")
-    with isolated(module, seed=settings.seed), silenced(module):
+    with isolated(module, seed=settings.seed), logging_disabled(module):
         evaluator = Evaluator(module, {"": batches}, settings)
         movable = Movable({name: p for name, p in everything.items() if name in names})
         grid = Grid(movable, [movable.flat(direction) for direction in plain], xs, ys)

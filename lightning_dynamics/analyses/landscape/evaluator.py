@@ -22,7 +22,7 @@ from lightning_dynamics.analyses.landscape.minibatches import (
     keep_freed_memory,
 )
 from lightning_dynamics.analyses.landscape.quantities import MetricFn, Quantities
-from lightning_dynamics.core.batchnorm import batchnorms, normalise_by_own_minibatch, reestimate
+from lightning_dynamics.core.batchnorm import batchnorms, reestimate, use_batch_statistics
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import LossFn, PredictFn
 from lightning_dynamics.core.progress import progress
@@ -102,7 +102,7 @@ class Evaluator:
             layer.training = False
             if batchnorm == "batch":
                 layer.track_running_stats = False
-                normalise_by_own_minibatch(layer)
+                use_batch_statistics(layer)
         self._sets = {prefix: counted(own) for prefix, own in batches.items()}
         if settings.channels_last:
             for parameter in module.parameters():

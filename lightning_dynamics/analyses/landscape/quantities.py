@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten
 
 from lightning_dynamics.core import objective
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import LossFn, PredictFn, function_named
+from lightning_dynamics.core.objective import LossFn, PredictFn, resolve_function
 
 MetricFn = Callable[[Tensor, Tensor], Tensor]
 """Logits and targets of a minibatch -> the mean over its examples."""
@@ -127,7 +127,7 @@ def metrics_named(wanted: Sequence[str | MetricFn]) -> dict[str, MetricFn]:
     for metric in wanted:
         if metric == "loss":  # is always there
             continue
-        function = accuracy if metric == "accuracy" else function_named(metric, "quantities")
+        function = accuracy if metric == "accuracy" else resolve_function(metric, "quantities")
         name = metric.rpartition(".")[2] if isinstance(metric, str) else getattr(metric, "__name__", "metric")
         if not callable(function) or name in metrics or name == "loss":
             raise ConfigurationError(

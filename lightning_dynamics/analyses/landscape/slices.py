@@ -168,12 +168,12 @@ class TrajectoryPlane(Slice):
     def check(self, at: SliceContext) -> None:
         """Two steps make a trajectory."""
         length = at.context.length
-        if length.steps is not None and length.steps < 2 and not length.is_rehearsal:
+        if length.steps is not None and length.steps < 2 and not length.is_fast_dev_run:
             raise ConfigurationError("the plane of the trajectory needs at least 2 training steps")
 
     def place(self, at: SliceContext) -> Placement:
         """The plane by principal component analysis."""
-        if at.context.length.is_rehearsal and len(at.steps) < 3:
+        if at.context.length.is_fast_dev_run and len(at.steps) < 3:
             return RandomPlane().place(at)
         return from_rank_zero(
             at.context.ranks,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from lightning_dynamics.core.batchnorm import batchnorms, normalise_by_own_minibatch
+from lightning_dynamics.core.batchnorm import batchnorms, use_batch_statistics
 
 BatchNormMode = Literal["batch", "frozen", "attributed"]
 BATCHNORM_MODES: tuple[str, ...] = get_args(BatchNormMode)
@@ -52,7 +52,7 @@ def normalising(module: nn.Module, mode: BatchNormMode) -> Iterator[None]:
             for layer in layers:
                 # Batch statistics without touching the running ones, as if there were none.
                 layer.track_running_stats = False
-                normalise_by_own_minibatch(layer)
+                use_batch_statistics(layer)
         elif mode == "attributed" and layers:
             stack.enter_context(_DifferentiableStatistics())
         yield

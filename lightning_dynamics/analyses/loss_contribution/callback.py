@@ -22,7 +22,7 @@ from lightning_dynamics.analyses.loss_contribution.segment import Point, attribu
 from lightning_dynamics.analyses.loss_contribution.summary import summarize
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import LossFn, PredictFn, function_named
+from lightning_dynamics.core.objective import LossFn, PredictFn, resolve_function
 from lightning_dynamics.core.probe import Probe
 from lightning_dynamics.core.schedule import Due, Never, Schedule
 
@@ -158,7 +158,7 @@ class LossContributionCallback(AnalysisCallback[LossContributionResult]):
         self.batchnorm: BatchNormMode = batchnorm
         self.per_class = per_class
         self.per_parameter = per_parameter
-        own = function_named(example_loss_fn, "example_loss_fn")
+        own = resolve_function(example_loss_fn, "example_loss_fn")
         self._losses_of: Any = own or cross_entropies(self.predict_fn)
         self._values: list[Value] = []
 

@@ -8,7 +8,7 @@ from lightning_dynamics.analyses.vog.estimator import check_options
 from lightning_dynamics.analyses.vog.methods import attribution_method
 from lightning_dynamics.analyses.vog.outputs import TARGETS, Setup
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import function_named
+from lightning_dynamics.core.objective import resolve_function
 
 
 def setup_of(target: Any, attribution: Any, with_respect_to: str, channels_last: bool, predict_fn: Any) -> Setup:
@@ -23,9 +23,9 @@ def setup_of(target: Any, attribution: Any, with_respect_to: str, channels_last:
                 f"`target` must be 'label', 'prediction', 'final_prediction', or a function (output, targets) -> (N,); "
                 f"got {target!r}"
             )
-        target = function_named(target, "target")
+        target = resolve_function(target, "target")
     method = attribution_method(attribution)
-    return Setup(target, method, with_respect_to, channels_last, function_named(predict_fn, "predict_fn"))
+    return Setup(target, method, with_respect_to, channels_last, resolve_function(predict_fn, "predict_fn"))
 
 
 def check_words(variant: str, channel: str, ddof: int) -> None:

@@ -18,7 +18,7 @@ from lightning_dynamics.analyses.vog.scoring import Measured, measure_minibatche
 from lightning_dynamics.analyses.vog.windows import Place, Plan, Window, parse_windows
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import PredictFn, function_named, inputs_in
+from lightning_dynamics.core.objective import PredictFn, inputs_in, resolve_function
 from lightning_dynamics.core.storage import Storage
 
 
@@ -142,7 +142,7 @@ class VoGCallback(AnalysisCallback[VoGResult]):
         self.ddof = ddof
         self.class_names = list(class_names or ())
         self._storage = Storage(memory_limit, memory_folder)
-        self._render_fn: Any = function_named(render_fn, "render_fn")
+        self._render_fn: Any = resolve_function(render_fn, "render_fn")
 
     # ---- before training -----------------------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ class VoGCallback(AnalysisCallback[VoGResult]):
                 "the events so far were measured on other examples, from a data set of another size: give the same "
                 "data set as `data`, or a new VoGCallback"
             )
-        if not self.memory and not context.length.is_rehearsal:
+        if not self.memory and not context.length.is_fast_dev_run:
             events = (self.every_n_epochs, self.every_n_train_steps, self.at_start, self.at_end)
             plan = Plan(*events, context.length.steps, context.length.epoch_steps)
             plan.check(self.windows, self._asked_for_windows)

@@ -25,12 +25,12 @@ from lightning_dynamics.analyses.vog.rendering import RenderFn, renderings
 from lightning_dynamics.analyses.vog.result import VoGResult, result_of
 from lightning_dynamics.analyses.vog.scoring import measure_minibatches
 from lightning_dynamics.analyses.vog.windows import FEWEST_EVENTS, Place, Window, WindowSpecs, parse_windows
-from lightning_dynamics.core.checkpoints import at_checkpoint, place_in_training
+from lightning_dynamics.core.checkpoints import at_checkpoint, epoch_and_step_of
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.distributed import Ranks
 from lightning_dynamics.core.isolation import isolated
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import PredictFn, function_named, silenced
+from lightning_dynamics.core.objective import PredictFn, logging_disabled, resolve_function
 from lightning_dynamics.core.probe import Probe, probe_without_trainer
 from lightning_dynamics.core.progress import progress
 from lightning_dynamics.core.schedule import Moment
@@ -100,7 +100,7 @@ def score_checkpoints(
     setup = setup_of(target, attribution, with_respect_to, channels_last, predict_fn)
     check_words(variant, channel, ddof)
     spans = parse_windows(windows)
-    render_with: Any = function_named(render_fn, "render_fn")
+    render_with: Any = resolve_function(render_fn, "render_fn")
     stops = _in_order(checkpoints)
     for name, window in spans.items() if windows is not None else ():
         inside = sum(map(window.holds, (stop.place for stop in stops)))
@@ -144,7 +144,7 @@ def _in_order(checkpoints: Sequence[Path]) -> list[_Stop]:
             "save more with `ModelCheckpoint(save_top_k=-1)`; three are enough"
         )
     placed = sorted(
-        ((path, *place_in_training(path, argument="checkpoints")) for path in checkpoints), key=lambda one: one[2]
+        ((path, *epoch_and_step_of(path, argument="checkpoints")) for path in checkpoints), key=lambda one: one[2]
     )
     for (a, _, step), (b, _, other) in zip(placed[:-1], placed[1:], strict=True):
         if step == other:
@@ -198,7 +198,7 @@ class _Scorer:
             if stop is stops[-1]:
                 readings.append(record.read(variant, ddof, Ranks()))
                 self.undefined += record.memory["undefined"]
-                group.forget()
+                group.release()
         return readings, record
 
     def _groups(self, bytes_per_example: int) -> list[Probe]:
@@ -216,7 +216,7 @@ class _Scorer:
 
     @contextmanager
     def _at(self, stop: _Stop) -> Iterator[None]:
-        with isolated(self.module, mode="eval", seed=self.probe.seed), silenced(self.module):
+        with isolated(self.module, mode="eval", seed=self.probe.seed), logging_disabled(self.module):
             with at_checkpoint(self.module, stop.path, argument="checkpoints"):
                 yield
 
@@ -233,7 +233,7 @@ class _Scorer:
                         logits, labels = predict(self.module, batch.data, self.setup)
                         if logits is not None and labels is not None:
                             found.append(measure(logits.cpu(), labels.cpu())[:, MEASURED.index("correct")])
-            group.forget()
+            group.release()
         return [float(torch.cat(found).mean()) if found else math.nan for found in right]
 
     def _final_predictions(self, probe: Probe, last: _Stop) -> list[Tensor] | None:

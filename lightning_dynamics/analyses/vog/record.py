@@ -108,7 +108,7 @@ class Record:
         if not self.is_first:
             self.memory["gradients"] = {}
         for moments in self.memory["gradients"].values():
-            moments |= {name: self.storage.housed(moments[name]) for name in ("mean", "m2")}
+            moments |= {name: self.storage.store(moments[name]) for name in ("mean", "m2")}
 
     # ---- events --------------------------------------------------------------------------------------------
 

@@ -48,9 +48,9 @@ def test_only_what_is_larger_than_the_limit_lies_in_a_file(in_memory: int, files
     storage = Storage(in_memory, str(tmp_path))
     zeros = storage.zeros(1000, torch.float32)
     assert mapped(tmp_path) == files
-    housed = storage.housed(random(1000))
+    store = storage.store(random(1000))
     assert mapped(tmp_path) == 2 * files
-    del zeros, housed
+    del zeros, store
     assert mapped(tmp_path) == 0
 
 
@@ -81,8 +81,8 @@ def test_nothing_at_all_needs_no_file() -> None:
 def test_housed_is_the_tensor_or_a_copy_of_it(dtype: torch.dtype, tmp_path: Path) -> None:
     tensor = random(50, dtype=dtype)
     tensor[3], tensor[4], tensor[5] = math.nan, math.inf, -0.0
-    assert Storage(2**20).housed(tensor) is tensor
-    copied = Storage(0, str(tmp_path)).housed(tensor)
+    assert Storage(2**20).store(tensor) is tensor
+    copied = Storage(0, str(tmp_path)).store(tensor)
     assert copied.dtype == dtype and copied.data_ptr() != tensor.data_ptr()
     assert copied.numpy().tobytes() == tensor.numpy().tobytes()
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_dynamics.core.checks import is_count
 from lightning_dynamics.core.lightning import ConfigurationError
 
 OnError = Literal["warn", "raise"]
@@ -34,13 +35,9 @@ class Argument:
     expected: str = ""
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-_COUNT: dict[str, Any] = {"allowed": _is_count, "expected": "a whole number from 1 up"}
+_COUNT: dict[str, Any] = {"allowed": is_count, "expected": "a whole number from 1 up"}
 _NEVER_OR_COUNT: dict[str, Any] = {
-    "allowed": lambda value: value is None or _is_count(value),
+    "allowed": lambda value: value is None or is_count(value),
     "expected": "a whole number from 1 up, or None for never",
 }
 _FUNCTION = 'itself or as ``"package.module.function"``'

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
-import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,6 +13,7 @@ from torch import nn
 from lightning_dynamics.analyses.arguments import COMMON, Data, OnError, check, documented
 from lightning_dynamics.analyses.history import History
 from lightning_dynamics.analyses.result import AnalysisResult
+from lightning_dynamics.core.checks import warn_of_failure
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.distributed import CollectiveFailure, Ranks, require_whole_model
 from lightning_dynamics.core.isolation import Mode, isolated
@@ -391,12 +390,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
             raise RuntimeError(f"{self.label}: the analysis failed in another process; its error says why")
         if error is not None and not self._warned:
             self._warned = True
-            text = "".join(traceback.format_exception(error))
-            warnings.warn(
-                f"{type(self).__name__} ({self.label}) failed, and training goes on without this analysis "
-                f"(said once; `on_error='raise'` stops training instead):\n{text}",
-                stacklevel=2,
-            )
+            warn_of_failure(f"{type(self).__name__} ({self.label})", error)
         return True
 
     @final

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_dynamics.core.lightning import ConfigurationError
+from lightning_dynamics.core.checks import check_count
 from lightning_dynamics.core.parameters import flatten
 from lightning_dynamics.core.schedule import Moment
 from lightning_dynamics.core.storage import Storage
@@ -41,9 +41,7 @@ class Trajectory:
     def __post_init__(self) -> None:
         """Check the numbers."""
         for name, least in (("snapshot_every_n_steps", 1), ("max_snapshots", 4), ("memory_limit", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigurationError(f"`{name}` must be a whole number from {least} up, got {value!r}")
+            check_count(name, getattr(self, name), least)
 
     def stride(self, step: int) -> int:
         """Steps from one snapshot to the next in a run of this length."""

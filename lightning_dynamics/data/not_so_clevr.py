@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_dynamics.core.checks import check_count
 from lightning_dynamics.core.lightning import ConfigurationError, LightningDataModule
 
 Task = Literal["classification", "rendering", "regression"]
@@ -139,8 +140,7 @@ class NotSoClevr(LightningDataModule):
             ("num_workers", num_workers, 0),
             ("seed", seed, 0),
         ):
-            if isinstance(number, bool) or not isinstance(number, int) or number < least:
-                raise ConfigurationError(f"`{argument}` must be a whole number from {least} up, got {number!r}")
+            check_count(argument, number, least)
         self.task: Task = task
         self.split: Split = split
         self.batch_size = batch_size

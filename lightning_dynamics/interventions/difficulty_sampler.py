@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
+from lightning_dynamics.core.checks import check_count
 from lightning_dynamics.core.lightning import ConfigurationError
 
 Order = Literal["easy_first", "hard_first", "proportional", "drop_easiest", "drop_hardest"]
@@ -119,9 +120,8 @@ class DifficultySampler(DistributedSampler[int]):
             )
         if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1):
             raise ConfigurationError(f"`share` must be a number from 0 to below 1, got {share!r}")
-        for argument, count in (("warmup_epochs", warmup_epochs), ("seed", seed)):
-            if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-                raise ConfigurationError(f"`{argument}` must be a whole number from 0 up, got {count!r}")
+        check_count("warmup_epochs", warmup_epochs, least=0)
+        check_count("seed", seed, least=0)
         dropped = 0 if share is None else round(share * size)
         if dropped == size:
             raise ConfigurationError(f"`share={share!r}` leaves nothing of {size} example(s): use a smaller one")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
-from lightning_dynamics.analyses.curvature.checks import check_count
 from lightning_dynamics.core import trajectory
+from lightning_dynamics.core.checks import check_count
 from lightning_dynamics.core.lightning import ConfigurationError
 
 

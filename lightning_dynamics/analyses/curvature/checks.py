@@ -9,16 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_dynamics.analyses.arguments import check
+from lightning_dynamics.core.checks import check_count
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.lightning import ConfigurationError
 
 _TOO_NARROW = (torch.float16, torch.bfloat16)
-
-
-def check_count(argument: str, value: Any, least: int = 1) -> None:
-    """Refuse anything but whole numbers from ``least`` up."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigurationError(f"`{argument}` must be a whole number from {least} up, got {value!r}")
 
 
 def check_search(k: Any, tolerance: Any, max_iterations: Any, size: int | None = None) -> None:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_dynamics.analyses.curvature import estimator
-from lightning_dynamics.analyses.curvature.checks import check_count
 from lightning_dynamics.analyses.curvature.local_operator import Direction, direction, local_operator
 from lightning_dynamics.analyses.curvature.spectrum import SpectralDensity, density_of
+from lightning_dynamics.core.checks import check_count
 from lightning_dynamics.core.isolation import Mode
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import LossFn

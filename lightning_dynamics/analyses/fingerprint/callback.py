@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import traceback
-import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +26,7 @@ from lightning_dynamics.analyses.fingerprint.contents import (
 )
 from lightning_dynamics.analyses.fingerprint.environment import folder_of, header_of
 from lightning_dynamics.analyses.fingerprint.journal import DigestsByKind, Journal, Record, chained, file_in
+from lightning_dynamics.core.checks import check_count, warn_of_failure
 from lightning_dynamics.core.distributed import require_whole_model
 from lightning_dynamics.core.lightning import Callback, ConfigurationError, steps_taken
 from lightning_dynamics.core.parameters import select_parameters
@@ -116,9 +115,8 @@ class FingerprintCallback(Callback):
         super().__init__()
         if path is not None and (not isinstance(path, str | os.PathLike) or not str(path)):
             raise ConfigurationError(f"`path` must be the name of a folder, or None for the logger's, got {path!r}")
-        if every_n_train_steps is None:
-            raise ConfigurationError("`every_n_train_steps` must be a whole number from 1 up, got None")
-        check({"every_n_train_steps": every_n_train_steps, "name": name, "on_error": on_error})
+        check_count("every_n_train_steps", every_n_train_steps)
+        check({"name": name, "on_error": on_error})
         self.path = path
         self.every_n_train_steps = every_n_train_steps
         self.parameters = parameters
@@ -299,12 +297,7 @@ class FingerprintCallback(Callback):
                 raise
             if not self._warned:
                 self._warned = True
-                text = "".join(traceback.format_exception(error))
-                warnings.warn(
-                    f"FingerprintCallback failed, and training goes on without it (`on_error='raise'` stops training "
-                    f"instead):\n{text}",
-                    stacklevel=2,
-                )
+                warn_of_failure("FingerprintCallback", error)
 
     def _close(self) -> None:
         self._recording, self._pending = False, None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_dynamics.core.checks import check_count
 from lightning_dynamics.core.distributed import require_whole_model
 from lightning_dynamics.core.lightning import Callback, ConfigurationError, gradients_are_complete, steps_taken
 from lightning_dynamics.core.parameters import assign, flatten, select_parameters, unflatten
@@ -86,8 +87,7 @@ class RandomSubspaceCallback(Callback):
     ) -> None:
         """Check the arguments."""
         super().__init__()
-        if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-            raise ConfigurationError(f"`dim` must be a whole number from 1 up, got {dim!r}")
+        check_count("dim", dim)
         if projection not in get_args(Kind):
             raise ConfigurationError(f"`projection` must be one of {', '.join(get_args(Kind))}; got {projection!r}")
         if isinstance(seed, bool) or not isinstance(seed, int):

@@ -12,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_dynamics.core.checks import check_count, is_count
 from lightning_dynamics.core.lightning import ConfigurationError, trainer_for
 from lightning_dynamics.core.random_state import preserved_random_state, seed_all
 from lightning_dynamics.interventions.random_subspace.callback import RandomSubspaceCallback
@@ -248,12 +249,11 @@ def _check(
         raise ConfigurationError(f"`threshold` must be above 0 and at most 1, got {threshold!r}")
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigurationError(f"`seeds` must be different whole numbers, at least one; got {seeds!r}")
-    if dims is not None and (not dims or any(isinstance(d, bool) or not isinstance(d, int) or d < 1 for d in dims)):
+    if dims is not None and (not dims or not all(map(is_count, dims))):
         raise ConfigurationError(f"`dims` must be whole numbers from 1 up, at least one; got {dims!r}")
     if not resolution > 1:
         raise ConfigurationError(f"`resolution` is a ratio above 1, got {resolution!r}")
-    if isinstance(max_epochs, bool) or not isinstance(max_epochs, int) or max_epochs < 1:
-        raise ConfigurationError(f"`max_epochs` must be a whole number from 1 up, got {max_epochs!r}")
+    check_count("max_epochs", max_epochs)
 
 
 @contextmanager

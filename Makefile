@@ -29,7 +29,7 @@ lint: .venv/installed-dev
 
 # Every numbered example in a reduced form, to see that it runs; in full it runs by hand, as its first lines say.
 # (`make -j2 examples` runs two at a time.)
-REDUCED_00_demo := --epochs 3
+REDUCED_00_demo := --epochs 3 --probe 16 --resolution 5
 REDUCED_01_cka := --epochs 2 --num-examples 128
 REDUCED_02_loss_contribution := --epochs 1 --probe 100
 REDUCED_03_example_difficulty := --epochs 2 --samplers random

@@ -28,6 +28,7 @@ from lightning_dynamics import (
     LandscapeCallback,
     LossContributionCallback,
     VoGCallback,
+    landscape,
 )
 
 
@@ -80,6 +81,8 @@ def main() -> None:
     """Train, analyse, and print the costs and where to look."""
     parser = common.parser(__doc__)
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--probe", type=int, default=64, help="training examples of the landscape and the curvature")
+    parser.add_argument("--resolution", type=int, default=11, help="points along each side of the landscape")
     arguments = parser.parse_args()
     pl.seed_everything(arguments.seed, verbose=False)
     train, validation = load(arguments.data_file)
@@ -98,10 +101,16 @@ def main() -> None:
                 every_n_epochs=2,
                 name="change",
             ),
-            LossContributionCallback(num_examples=300, batch_size=300, every_n_train_steps=6, every_n_epochs=2),
+            LossContributionCallback(num_examples=300, batch_size=300, every_n_train_steps=8, every_n_epochs=2),
             VoGCallback(data="val"),
-            LandscapeCallback("pca", resolution=11, num_examples=64, second_data="val", every_n_epochs=2),
-            CurvatureCallback(num_examples=64, every_n_epochs=4, at_start=True),
+            LandscapeCallback(
+                landscape.TrajectoryPlane(snapshot_every_n_steps=4),
+                resolution=arguments.resolution,
+                num_examples=arguments.probe,
+                second_data="val",
+                every_n_epochs=2,
+            ),
+            CurvatureCallback(num_examples=arguments.probe, every_n_epochs=None, at_start=True),  # before and after
             FingerprintCallback(),
         ],
         num_sanity_val_steps=0,

@@ -101,7 +101,7 @@ def main() -> None:
                 every_n_epochs=2,
                 name="change",
             ),
-            LossContributionCallback(num_examples=300, batch_size=300, every_n_train_steps=8, every_n_epochs=2),
+            LossContributionCallback(num_examples=300, batch_size=300, every_n_train_steps=6, every_n_epochs=2),
             VoGCallback(data="val"),
             LandscapeCallback(
                 landscape.TrajectoryPlane(snapshot_every_n_steps=4),

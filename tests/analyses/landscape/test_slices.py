@@ -122,20 +122,20 @@ def test_the_parameters_of_the_hessian_are_those_that_move(tmp_path: Path) -> No
     assert result.directions["norms"] == pytest.approx([weights, weights], rel=1e-5)
 
 
-class Diagonal(landscape.Slice):
+class Growing(landscape.Slice):
     """A new kind of slice: all weights grow alike."""
 
-    words = ("diagonal",)
+    words = ("growing",)
     is_line = True
 
     def place(self, at: SliceContext) -> Placement:
         direction = {name: weight.clone() for name, weight in at.weights.items()}
-        about = {"kind": "diagonal", "title": "line of growing weights", "x": "growth"}
+        about = {"kind": "growing", "title": "line of growing weights", "x": "growth"}
         return around(at.weights, [direction], at.span, at.resolution, about)
 
 
 def test_a_new_kind_of_slice_is_one_class(tmp_path: Path) -> None:
-    callback, *_ = fit(tmp_path, slice="diagonal", resolution=5)
+    callback, *_ = fit(tmp_path, slice="growing", resolution=5)
     result = callback.last_result
     assert result.plots == ("line",) and result.scalars()["center"] == result.loss[2]
     assert "line of growing weights" in result.panels()["line"].caption

@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=11, help="points along each side of the landscape")
     arguments = parser.parse_args()
     pl.seed_everything(arguments.seed, verbose=False)
+    torch.set_num_threads(1)  # so small a network gains nothing from more, and loses where other programs run
     train, validation = load(arguments.data_file)
     model = ResidualNet(channels=train.tensors[0].shape[1], classes=int(train.tensors[1].max()) + 1)
     wandb_logger, report = logs.loggers(arguments, run="demo", report="report")

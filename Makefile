@@ -3,13 +3,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint examples pictures clean
+.PHONY: demo test test-all lint examples pictures clean
 
 demo: .venv/installed-examples
 	$(BIN)/python examples/00_demo.py
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# Also every setting for every callback: half an hour. Before a larger change lands.
+test-all: .venv/installed-dev
+	$(BIN)/python -m pytest -n auto --dist worksteal -m ""
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
-import re
 import time
 from dataclasses import replace
 
@@ -16,17 +14,9 @@ from PIL import Image
 from lightning_dynamics.analyses.landscape.explorer import EXPLORER_HEIGHT, Surface, explorer_page
 from lightning_dynamics.analyses.landscape.explorer.page import _COLOURS
 from lightning_dynamics.figures.pages.document import script_inside
-from lightning_dynamics.panels import Page
-from lightning_dynamics.publishing import Event, LocalReport, publish
-from tests import browser
+from tests import explorers
+from tests.explorers import HOSTILE, NO_WEBGL, SLIDE, content, own, quiet, tags
 
-HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror=hacked=1><b>\"'& 飛行機 \u2028"
-# plotly's tick labels do that to a small canvas; it is no fault.
-HARMLESS = ("willReadFrequently", "GPU stall due to ReadPixels")
-SLIDE = "{{ const it = document.getElementById('{0}'); it.value = {1}; it.dispatchEvent(new Event('input')); }}\n"
-NO_WEBGL = """HTMLCanvasElement.prototype.getContext = ((old) => function (kind, ...more) {
-    return kind.includes("webgl") ? null : old.call(this, kind, ...more);
-})(HTMLCanvasElement.prototype.getContext)"""
 XS, YS = np.linspace(-2.0, 2.0, 17), np.linspace(-1.0, 1.5, 13)
 
 
@@ -50,16 +40,6 @@ def page(surfaces=None, **more) -> str:
     return explorer_page([bowl()] if surfaces is None else surfaces, **{**words, **more})
 
 
-def content(html):
-    return json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1])
-
-
-def own(html):
-    """The page without plotly's script and the licences and addresses in it."""
-    parts = re.split(r"(?=<script>)", html)
-    return parts[0] + parts[2]
-
-
 def test_content():
     loss = np.arange(6.0).reshape(2, 3) / 3
     loss[0, 1], loss[1, 2] = np.nan, np.inf
@@ -81,13 +61,8 @@ def test_content():
 
 def test_document():
     html = page()
-    assert html.startswith("<!doctype html>") and "<title>A landscape</title>" in html and "a footer" in html
-    assert "default-src 'none'" in html and "unsafe-eval" not in own(html) and "connect-src" not in own(html)
-    assert html.count("plotly.js v") == 1 and 4e6 < len(html.encode()) < 5.5e6
-    assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//|https?://|@import|fetch\(|innerHTML""", own(html))
-    ids = re.findall(r'\bid="([^"]+)"', own(html))
-    assert len(ids) == len(set(ids))
-    assert re.search(r"descends this two-dimensional slice, not the network's loss", own(html))
+    explorers.check_document(html, "A landscape", "a footer")
+    assert "descends this two-dimensional slice, not the network's loss" in own(html)
 
 
 def test_nothing_from_outside_becomes_markup():
@@ -95,8 +70,7 @@ def test_nothing_from_outside_becomes_markup():
     surface = bowl(values=values, path_notes={HOSTILE: np.zeros(4)}, marks=[(HOSTILE, 0, 0)])
     words = dict.fromkeys(("title", "footer", "x_title", "y_title"), HOSTILE)
     html = page([replace(surface, label=HOSTILE)], **words)
-    tags = re.compile(r"<(script|img|b)\b")
-    assert len(tags.findall(own(html))) == len(tags.findall(own(page())))
+    assert tags(html) == tags(page())
     assert content(html)["surfaces"][0]["marks"][0][0] == content(html)["title"] == HOSTILE
 
 
@@ -135,30 +109,8 @@ def test_bad_input(surfaces, text):
         page(surfaces)
 
 
-@pytest.fixture(scope="module")
-def chrome(tmp_path_factory):
-    if browser.find() is None:
-        pytest.skip("no Chromium here")
-    from tests.chrome import Chrome
-
-    chrome = Chrome(tmp_path_factory.mktemp("chrome"))
-    yield chrome
-    chrome.close()
-
-
-def visit(chrome, html, folder, width=620, height=520, **more):
-    """Open the page and wait for its picture. Small: the browser draws without a graphics card."""
-    path = folder / "explorer.html"
-    path.write_text(html, encoding="utf-8")
-    chrome.open(path, width, height, **more)
-    chrome.run(
-        "await explorer.ready; await new Promise(requestAnimationFrame); await new Promise(requestAnimationFrame)"
-    )
-    return path
-
-
-def quiet(chrome):
-    return [line for line in chrome.console if not any(word in line for word in HARMLESS)]
+def visit(chrome, html, folder, width=400, height=400, **more):
+    return explorers.visit(chrome, html, folder, width, height, **more)
 
 
 def until(chrome, condition):
@@ -243,7 +195,7 @@ def test_a_click_lets_the_ball_roll_and_the_rate_acts(chrome, tmp_path):
     steps = still["ball"]["steps"] - slow["ball"]["steps"]
     assert 0 < slow["ball"]["loss"] - still["ball"]["loss"] < steps * 0.002
     # Faster again, to the bottom; then so fast that it is thrown out: a stop, which the page tells.
-    chrome.run(SLIDE.format("rate", 0.8))
+    chrome.run(SLIDE.format("rate", 1.2))
     bottom = until(chrome, "ball.state === 'rest'")
     assert bottom["ball"]["loss"] == pytest.approx(0.25, abs=1e-4) and "higher rate" in bottom["said"]
     assert not bottom["running"]
@@ -286,6 +238,7 @@ def test_momentum_restart_stop_and_holes(chrome, tmp_path):
         None,
     ]
     chrome.run("""
+        explorer.set("rate", 1);
         document.getElementById("from-x").value = -1.5;
         document.getElementById("from-y").value = 0.25;
         document.getElementById("drop").click();
@@ -358,22 +311,13 @@ def test_without_webgl_on_a_phone(chrome, tmp_path, width=390):
 
 def test_works_inside_a_local_report(chrome, tmp_path):
     """The report's frame lets the script run, shows the surface and lets the picture be saved."""
-    probe = """<script>explorer.ready.then(async () => {
+    probe = """(async () => {
         explorer.drop(-1, 1);
         while (explorer.state().ball.steps < 3) await new Promise(requestAnimationFrame);
         const image = await explorer.png({ width: 200, height: 150 });
-        parent.postMessage({ ...explorer.state(), height: innerHeight, image: image.slice(0, 22) }, "*");
-    }).catch((error) => parent.postMessage(String(error), "*"))</script></body>"""
-    log = LocalReport(tmp_path)
-    before, _, after = page().rpartition("</body>")
-    publish([log], Event("landscape", 0, 0, {"landscape/explorer": Page(before + probe + after, "", EXPLORER_HEIGHT)}))
-    log.finalize("success")
-    assert 'sandbox="allow-scripts allow-downloads"' in log.index.read_text(encoding="utf-8")
-    listen = "addEventListener('message', (event) => { if (window === top) window.told = event.data; })"
-    chrome.open(log.index, 800, EXPLORER_HEIGHT, before=listen)
-    chrome.wait("window.told", 60)
-    told = chrome.run("return window.told")
-    assert isinstance(told, dict), told
+        return { ...explorer.state(), height: innerHeight, image: image.slice(0, 22) };
+    })()"""
+    told = explorers.told_from_a_report(chrome, page(), probe, tmp_path, EXPLORER_HEIGHT, 500, EXPLORER_HEIGHT)
     assert not told["flat"] and told["ball"]["steps"] >= 3 and told["image"] == "data:image/png;base64,"
     assert told["height"] == pytest.approx(EXPLORER_HEIGHT, abs=2)
     assert quiet(chrome) == []

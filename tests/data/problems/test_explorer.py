@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
-
 import numpy as np
 import pytest
 import torch
@@ -12,16 +9,9 @@ import torch
 from lightning_dynamics.data.problems import DeepLinear
 from lightning_dynamics.data.problems.explorer import DESCENTS_HEIGHT, Descents, descents_page
 from lightning_dynamics.data.problems.plane import AT_SADDLE, GONE, Plane
-from lightning_dynamics.panels import Page
-from lightning_dynamics.publishing import Event, LocalReport, publish
-from tests import browser
+from tests import explorers
+from tests.explorers import HOSTILE, NO_WEBGL, SLIDE, content, quiet, tags
 
-HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror=hacked=1><b>\"'& 飛行機 \u2028"
-HARMLESS = ("willReadFrequently", "GPU stall due to ReadPixels")  # of plotly's tick labels, and no fault
-SLIDE = "{{ const it = document.getElementById('{0}'); it.value = {1}; it.dispatchEvent(new Event('input')); }}\n"
-NO_WEBGL = """HTMLCanvasElement.prototype.getContext = ((old) => function (kind, ...more) {
-    return kind.includes("webgl") ? null : old.call(this, kind, ...more);
-})(HTMLCanvasElement.prototype.getContext)"""
 STARTS = [[1.5, 1.2], [-1.5, 0.25], [0.9, -0.9], [0.0, -0.5], [-0.3, 2.0], [2.5, 2.4]]
 
 
@@ -47,16 +37,6 @@ def page(runs=None, **more):
     return descents_page(runs, **{"title": "Descents", "footer": "a footer", **more})
 
 
-def content(html):
-    return json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1])
-
-
-def own(html):
-    """The page without plotly's script and the licences and addresses in it."""
-    parts = re.split(r"(?=<script>)", html)
-    return parts[0] + parts[2]
-
-
 def test_content():
     paths = descended(steps=3)
     paths[1, 2:] = np.nan
@@ -72,19 +52,12 @@ def test_content():
 
 
 def test_document():
-    html = page()
-    assert html.startswith("<!doctype html>") and "<title>Descents</title>" in html and "a footer" in html
-    assert "default-src 'none'" in html and "unsafe-eval" not in own(html) and "connect-src" not in own(html)
-    assert html.count("plotly.js v") == 1 and 4e6 < len(html.encode()) < 5.5e6
-    assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//|https?://|@import|fetch\(|innerHTML""", own(html))
-    ids = re.findall(r'\bid="([^"]+)"', own(html))
-    assert len(ids) == len(set(ids))
+    explorers.check_document(page(), "Descents", "a footer")
 
 
 def test_nothing_from_outside_becomes_markup():
     html = page([Descents(HOSTILE, descended(steps=2), 0.1)], title=HOSTILE, footer=HOSTILE)
-    tags = re.compile(r"<(script|img|b)\b")
-    assert len(tags.findall(own(html))) == len(tags.findall(own(page())))
+    assert tags(html) == tags(page())
     assert content(html)["runs"][0]["name"] == content(html)["title"] == HOSTILE
 
 
@@ -107,27 +80,8 @@ def test_bad_input(runs, more, text):
         page(runs, **more)
 
 
-@pytest.fixture(scope="module")
-def chrome(tmp_path_factory):
-    if browser.find() is None:
-        pytest.skip("no Chromium here")
-    from tests.chrome import Chrome
-
-    chrome = Chrome(tmp_path_factory.mktemp("chrome"))
-    yield chrome
-    chrome.close()
-
-
 def visit(chrome, html, folder, **more):
-    path = folder / "explorer.html"
-    path.write_text(html, encoding="utf-8")
-    chrome.open(path, 900, 760, **more)
-    chrome.run("await explorer.ready; await new Promise(requestAnimationFrame)")
-    return path
-
-
-def quiet(chrome):
-    return [line for line in chrome.console if not any(word in line for word in HARMLESS)]
+    return explorers.visit(chrome, html, folder, 660, 600, **more)
 
 
 @pytest.mark.parametrize(("powers", "momentum"), [((1, 1), 0.5), ((2, 1), 0.0)], ids=["momentum", "three weights"])
@@ -208,21 +162,11 @@ def test_a_click_starts_a_descent_and_time_moves(chrome, tmp_path):
 
 
 def test_in_a_report(chrome, tmp_path):
-    """In the frame of a local report, which allows no network and no access to the page around it."""
-    probe = """<script>explorer.ready.then(() => explorer.add(1, 0.5)).then(() => {
+    probe = """explorer.add(1, 0.5).then(() => {
         const sizes = { height: innerHeight, width: innerWidth, whole: document.body.scrollHeight };
-        parent.postMessage({ ...explorer.state(), ...sizes }, "*");
-    }).catch((error) => parent.postMessage(String(error), "*"))</script></body>"""
-    before, _, after = page().rpartition("</body>")
-    report = LocalReport(save_dir=str(tmp_path))
-    shown = {"problems/explorer": Page(before + probe + after, "descents", DESCENTS_HEIGHT)}
-    publish([report], Event("problems", 0, 120, shown))
-    report.finalize("success")
-    listen = "addEventListener('message', (event) => { if (window === top) window.told = event.data; })"
-    chrome.open(report.index, 1100, 900, before=listen)
-    chrome.wait("window.told")
-    told = chrome.run("return window.told")
-    assert isinstance(told, dict), told
+        return { ...explorer.state(), ...sizes };
+    })"""
+    told = explorers.told_from_a_report(chrome, page(), probe, tmp_path, DESCENTS_HEIGHT, 1100, 900)
     assert told["added"] == 1 and told["ends"][-1] == 0 and not told["flat"]
     assert told["height"] == pytest.approx(DESCENTS_HEIGHT, abs=2)
     assert told["whole"] <= told["height"], told["width"]  # nothing to scroll

@@ -26,7 +26,7 @@ Point = dict[str, Tensor]
 """Name to float64 tensor."""
 Loss = Callable[[Point], Tensor]
 
-GAUSS = tuple((float(x + 1) / 2, float(w) / 2) for x, w in zip(*np.polynomial.legendre.leggauss(24), strict=True))
+GAUSS = tuple((float(x + 1) / 2, float(w) / 2) for x, w in zip(*np.polynomial.legendre.leggauss(40), strict=True))
 SIMPSON = ((0.0, 1 / 6), (0.5, 4 / 6), (1.0, 1 / 6))
 TRAPEZOID = ((0.0, 0.5), (1.0, 0.5))
 LEFT = ((0.0, 1.0),)

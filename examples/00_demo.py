@@ -80,7 +80,7 @@ class ResidualNet(pl.LightningModule):
 def main() -> None:
     """Train, analyse, and print the costs and where to look."""
     parser = common.parser(__doc__)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--probe", type=int, default=64, help="training examples of the landscape and the curvature")
     parser.add_argument("--resolution", type=int, default=11, help="points along each side of the landscape")
     arguments = parser.parse_args()

@@ -37,11 +37,11 @@ def test_it_has_a_reduced_form(example: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_pictures_and_examples_that_are_named_exist(page: Path) -> None:
+def test_pictures_and_scripts_that_are_named_exist(page: Path) -> None:
     missing = [path for path in pictures(page) if not path.is_file() and "://" not in str(path)]
     assert not missing
-    named = set(re.findall(r"examples/([\w]+\.py)", PAGES[page]))
-    assert not [name for name in named if not (ROOT / "examples" / name).is_file()]
+    named = set(re.findall(r"\b((?:tests|examples|benchmarks|docs)/[\w/]+\.py)", PAGES[page]))
+    assert not [name for name in named if not (ROOT / name).is_file()]
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

@@ -219,7 +219,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
                     for argument, data in (("data", self.data), ("second_data", self.second_data))
                     if data is not None
                 ]
-                self.prepare(self._occasion(trainer, pl_module, moment, streams))
+                self.prepare(self._context(trainer, pl_module, moment, streams))
         except Exception as caught:
             error = caught
         # A mistake in the configuration ends every process's training, also where only one of them could see it.
@@ -318,7 +318,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         part, found, error = None, None, None
         try:
             with self._undisturbed(module) as streams:
-                context = self._occasion(trainer, module, moment, streams)
+                context = self._context(trainer, module, moment, streams)
                 context.ranks.synchronize_buffers(module)
                 part = self.measure(context)
         except Exception as caught:
@@ -369,7 +369,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
             yield streams
 
     @final
-    def _occasion(self, trainer: Trainer, module: nn.Module, moment: Moment, streams: list[Any]) -> Context:
+    def _context(self, trainer: Trainer, module: nn.Module, moment: Moment, streams: list[Any]) -> Context:
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
         description = self.label if shown else None
         second = self._probes[1] if self.second_data is not None else None

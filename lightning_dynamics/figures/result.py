@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import singledispatch
@@ -57,16 +58,16 @@ def closing_panels(last: Result, results: Sequence[Any]) -> Mapping[str, Callabl
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class Result(ABC):
     """Base of every result.
 
     Fields are tensors, plain values (str, int, float, bool, None), and lists or str-keyed dicts of those.
     Subclasses give each tensor's shape in their docstring, and implement :meth:`scalars`.
     """
 
+    @abstractmethod
     def scalars(self) -> dict[str, float]:
         """The numbers that sum it up, by name; what is not defined is left out."""
-        raise NotImplementedError
 
     @property
     @final

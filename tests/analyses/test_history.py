@@ -10,10 +10,16 @@ from lightning_dynamics.analyses.history import History
 from lightning_dynamics.analyses.result import AnalysisResult
 
 
-def history(count: int, limit: int = 8) -> History[AnalysisResult]:
-    kept: History[AnalysisResult] = History(limit)
+@dataclass(frozen=True, eq=False)
+class Found(AnalysisResult):
+    def scalars(self) -> dict[str, float]:
+        return {}
+
+
+def history(count: int, limit: int = 8) -> History[Found]:
+    kept: History[Found] = History(limit)
     for step in range(count):
-        kept.add(AnalysisResult(epoch=0, step=step, num_examples=1), step)
+        kept.add(Found(epoch=0, step=step, num_examples=1), step)
     return kept
 
 
@@ -36,16 +42,16 @@ def test_first_and_last_are_kept_and_the_rest_is_even(count: int) -> None:
 @pytest.mark.parametrize("cut", [0, 1, 8, 9, 12, 40])
 def test_a_history_from_its_state_goes_on_as_if_never_cut(cut: int) -> None:
     whole, first = history(50), history(cut)
-    resumed: History[AnalysisResult] = History(8)
-    resumed.load_state(first.to_state(), AnalysisResult)
+    resumed: History[Found] = History(8)
+    resumed.load_state(first.to_state(), Found)
     for step in range(cut, 50):
-        resumed.add(AnalysisResult(epoch=0, step=step, num_examples=1), step)
+        resumed.add(Found(epoch=0, step=step, num_examples=1), step)
     assert [r.step for r in resumed.results()] == [r.step for r in whole.results()]
     assert resumed.last is not None and resumed.last.step == 49
 
 
 @dataclass(frozen=True, eq=False)
-class Heavy(AnalysisResult):
+class Heavy(Found):
     load: list[int]
 
     def condensed(self) -> Heavy:

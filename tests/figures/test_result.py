@@ -24,6 +24,9 @@ class Found(AnalysisResult):
     matrix: Tensor
     nested: Any = None
 
+    def scalars(self) -> dict[str, float]:
+        return {}
+
 
 def round_trip(result: Found, folder: Path) -> Found:
     result.save(folder / "result.npz")
@@ -144,6 +147,9 @@ def test_results_are_frozen() -> None:
 class Drawn(AnalysisResult):
     height: int
 
+    def scalars(self) -> dict[str, float]:
+        return {}
+
 
 @pictures.register
 def _pictures(result: Drawn) -> Pictures:
@@ -194,3 +200,8 @@ def test_a_picture_that_is_not_there() -> None:
 def test_panels_are_pictures_and_tables() -> None:
     shown = Drawn(0, 0, 1, 30).panels()
     assert list(shown) == ["dark", "light", "values"] and (shown["light"].image == 200).all()
+
+
+def test_a_result_class_says_its_numbers() -> None:
+    with pytest.raises(TypeError, match="scalars"):
+        AnalysisResult(epoch=0, step=0, num_examples=1)  # type: ignore[abstract]

@@ -25,6 +25,9 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 class Found(AnalysisResult):
     similarity: torch.Tensor
 
+    def scalars(self) -> dict[str, float]:
+        return {}
+
 
 def picture(shade: int, caption: str = "what it shows") -> Picture:
     return Picture(np.full((8, 12, 3), shade, dtype=np.uint8), caption)

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from lightning_dynamics.core.checks import is_count
 from lightning_dynamics.core.lightning import ConfigurationError
 
 
@@ -94,8 +95,7 @@ def attribution_method(given: Any) -> Attribution:
             f"`attribution` must be one of {', '.join(map(repr, get_args(MethodName)))}, or a value such as "
             f"`lightning_dynamics.vog.SmoothGrad(samples=16)`; got {given!r}"
         )
-    samples = method.samples
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+    if not is_count(method.samples):
         raise ConfigurationError(f"`attribution={method!r}`: `samples` must be a whole number from 1 up")
     if isinstance(method, SmoothGrad) and not method.noise >= 0:
         raise ConfigurationError(f"`attribution={method!r}`: `noise` must be a number from 0 up")

@@ -53,6 +53,10 @@ class Context:
             self.seed(batch)
             yield batch
 
+    def terms(self, batch: Batch) -> float:
+        """How many terms the loss of this minibatch is a mean over: its weight in the mean over all of them."""
+        return float(len(batch))
+
     def seed(self, batch: Batch) -> None:
         """Begin the random streams of a minibatch anew: before it is run once more."""
         seed_all(self.probe.seed + batch.number, *self._streams)

@@ -34,8 +34,8 @@ from lightning_dynamics import LossContributionCallback, loss_contribution
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.distributed import Ranks
 from lightning_dynamics.core.isolation import isolated
-from lightning_dynamics.core.objective import logging_disabled
 from lightning_dynamics.core.probe import Probe
+from lightning_dynamics.core.quiet import logging_disabled
 from lightning_dynamics.core.schedule import Moment
 
 PROBE = 1000

@@ -18,8 +18,9 @@ from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.distributed import CollectiveFailure, Ranks, require_whole_model
 from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.lightning import Callback, ConfigurationError, steps_taken, training_length
-from lightning_dynamics.core.objective import logging_disabled, resolve_function
+from lightning_dynamics.core.objective import resolve_function
 from lightning_dynamics.core.probe import Probe, probe_for, release_probes
+from lightning_dynamics.core.quiet import logging_disabled
 from lightning_dynamics.core.schedule import Due, Length, Moment, Never, Schedule
 from lightning_dynamics.figures.result import closing_panels
 from lightning_dynamics.panels import Panel, Scalar

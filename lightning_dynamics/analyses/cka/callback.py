@@ -26,7 +26,8 @@ from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.layers import Layer
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import PredictFn, forward, logging_disabled
+from lightning_dynamics.core.objective import PredictFn, forward
+from lightning_dynamics.core.quiet import logging_disabled
 
 _FORMER_SELVES = {
     "initialization": "initialization",

@@ -23,9 +23,10 @@ from lightning_dynamics.analyses.curvature.minibatches import Minibatches
 from lightning_dynamics.analyses.curvature.operator import NotFinite
 from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import LossFn, logging_disabled
+from lightning_dynamics.core.objective import LossFn
 from lightning_dynamics.core.parameters import select_parameters, unflatten
 from lightning_dynamics.core.progress import progress
+from lightning_dynamics.core.quiet import logging_disabled
 
 
 def find(

@@ -12,8 +12,9 @@ from lightning_dynamics.analyses.curvature.checks import check_function, check_p
 from lightning_dynamics.analyses.curvature.minibatches import Minibatches
 from lightning_dynamics.analyses.curvature.operator import HessianOperator
 from lightning_dynamics.core.isolation import Mode, isolated
-from lightning_dynamics.core.objective import LossFn, logging_disabled
+from lightning_dynamics.core.objective import LossFn
 from lightning_dynamics.core.parameters import select_parameters, unflatten
+from lightning_dynamics.core.quiet import logging_disabled
 
 Direction = dict[str, Tensor]
 """Parameter name to a tensor of its shape."""

@@ -15,8 +15,9 @@ from lightning_dynamics.analyses.landscape.quantities import MetricFn
 from lightning_dynamics.analyses.landscape.result import LandscapeResult
 from lightning_dynamics.core.isolation import isolated
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import LossFn, PredictFn, logging_disabled
+from lightning_dynamics.core.objective import LossFn, PredictFn
 from lightning_dynamics.core.parameters import plain_name, select_parameters
+from lightning_dynamics.core.quiet import logging_disabled
 
 Coordinates = Sequence[float] | Tensor
 

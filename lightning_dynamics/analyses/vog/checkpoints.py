@@ -30,9 +30,10 @@ from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.distributed import Ranks
 from lightning_dynamics.core.isolation import isolated
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import PredictFn, logging_disabled, resolve_function
+from lightning_dynamics.core.objective import PredictFn, resolve_function
 from lightning_dynamics.core.probe import Probe, probe_without_trainer
 from lightning_dynamics.core.progress import progress
+from lightning_dynamics.core.quiet import logging_disabled
 from lightning_dynamics.core.schedule import Moment
 from lightning_dynamics.core.storage import Storage
 

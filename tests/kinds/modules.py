@@ -1,0 +1,9 @@
+"""Kinds of LightningModules and data that people have, written by hand, each with the truth about it."""
+
+from __future__ import annotations
+
+from tests.kinds import batches, forms, structures, targets
+from tests.kinds.kind import Expected as Expected
+from tests.kinds.kind import Kind as Kind
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (*forms.KINDS, *batches.KINDS, *targets.KINDS, *structures.KINDS)}

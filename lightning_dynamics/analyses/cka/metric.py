@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -94,6 +95,16 @@ class MinibatchCKA(Metric):
     def compute(self) -> Tensor:
         """``(L_x, L_y)`` float64; NaN in the row or column of a layer that does not vary."""
         return estimator.similarity(self.xy, self.xx, self.yy)
+
+    def _wrap_compute(self, compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Keep the documented shape: torchmetrics squeezes a result of one element, the map of a single layer."""
+        squeezed: Callable[..., Tensor] = super()._wrap_compute(compute)
+
+        @wraps(compute)
+        def shaped(*args: Any, **kwargs: Any) -> Tensor:
+            return squeezed(*args, **kwargs).reshape(self.xy.shape)
+
+        return shaped
 
     def _rows(self, layers: Sequence[Tensor]) -> Tensor:
         n, dtype = len(layers[0]), estimator.gram_dtype(*layers)

@@ -223,3 +223,17 @@ def test_two_processes_equal_one(tmp_path):
     assert torch.equal(*values)
     # The Gram matrices are float32: another number of threads may round them differently.
     np.testing.assert_allclose(values[0].numpy(), filled(minibatches(12, 9, 20, 6, 15)).compute().numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("layers_x, layers_y", [(1, None), (1, 1), (1, 2), (2, 1)])
+def test_the_shape_is_that_of_the_layers_also_of_one(layers_x: int, layers_y: int | None) -> None:
+    (xs,), (ys,) = minibatches(24, layers=2), minibatches(24, layers=2, seed=1)
+    arguments = (xs[:layers_x],) if layers_y is None else (xs[:layers_x], ys[:layers_y])
+    shape = (layers_x, layers_x if layers_y is None else layers_y)
+    expected = cka(xs[0], (xs if layers_y is None else ys)[0])
+    metric = MinibatchCKA(layers_x, layers_y)
+    step = metric(*arguments)
+    again, copied = metric.compute(), pickle.loads(pickle.dumps(metric)).compute()
+    for found in (step, again, metric.compute(), copied, deepcopy(metric).compute()):
+        assert found.shape == shape
+        assert float(found[0, 0]) == pytest.approx(float(expected), abs=1e-9)

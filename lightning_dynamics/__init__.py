@@ -1,16 +1,23 @@
 """PyTorch Lightning callbacks that show how a network learns, not only how low its loss is.
 
 There is one public path to everything, wherever it lives: callbacks, results and functions at the top
-(``from lightning_dynamics import CKACallback``), and the module of each analysis, intervention or study as an
-attribute (``from lightning_dynamics import landscape``).
+(``from lightning_dynamics import CKACallback``), and the module of each analysis, intervention or study below it
+(``from lightning_dynamics import landscape``, ``from lightning_dynamics.landscape import evaluate_line``).
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from importlib.abc import Loader  # slow to import
+
     from lightning_dynamics import data as data
     from lightning_dynamics import nn as nn
     from lightning_dynamics import publishing as publishing
@@ -121,3 +128,39 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, *_MODULES})
+
+
+class _ShortPaths:
+    """Finds ``lightning_dynamics.curvature`` for an import: the module of ``analyses``, not a second copy of it.
+
+    First in ``sys.meta_path``: by the path of ``lightning_dynamics.vog``, Python would load its files once more.
+    """
+
+    @staticmethod
+    def real_name(name: str) -> str | None:
+        """Where the module of this name lives; None if the name is no short one."""
+        short, dot, inner = name.removeprefix(f"{__name__}.").partition(".")
+        real = _MODULES.get(short, short) if name.startswith(f"{__name__}.") else short
+        return None if real == short else f"{__name__}.{real}{dot}{inner}"
+
+    @classmethod
+    def find_spec(
+        cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Python's hook: how to load a short name."""
+        real = cls.real_name(name)
+        return None if real is None or find_spec(real) is None else ModuleSpec(name, cast("Loader", cls()))
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Python's hook: an empty module, which :meth:`exec_module` replaces. The real one keeps its own spec."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Python's hook: the real module under the short name, and those below it that are loaded."""
+        short, real = module.__name__, str(self.real_name(module.__name__))
+        sys.modules[short] = import_module(real)
+        # An import of its own would put a submodule in the place of a function of the same name in the package.
+        loaded = [name for name in sys.modules if name.startswith(f"{real}.")]
+        sys.modules.update({short + name.removeprefix(real): sys.modules[name] for name in loaded})
+
+
+sys.meta_path.insert(0, _ShortPaths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from functools import lru_cache
@@ -172,3 +173,47 @@ def test_importing_the_package_imports_no_shelf() -> None:
     code = "import lightning_dynamics, sys; print(*(m for m in sys.modules if m.startswith('lightning_dynamics')))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert loaded == ["lightning_dynamics"]
+
+
+def test_a_short_path_can_be_imported_from(tmp_path: Path) -> None:
+    """The module itself, whichever path comes first; what is pickled names its real place."""
+    code = """
+import pickle, sys
+import lightning_dynamics.curvature
+assert sys.modules["lightning_dynamics.curvature"] is sys.modules["lightning_dynamics.analyses.curvature"]
+assert lightning_dynamics.curvature is lightning_dynamics.analyses.curvature
+assert "lightning_dynamics.analyses.vog" not in sys.modules, "only what is asked for"
+from lightning_dynamics.loss_contribution import synchrony
+import lightning_dynamics.loss_contribution.synchrony, lightning_dynamics.vog.methods as methods
+assert lightning_dynamics.loss_contribution.synchrony is synchrony and callable(synchrony)
+from lightning_dynamics.vog import SmoothGrad
+assert methods.SmoothGrad is SmoothGrad and methods is sys.modules["lightning_dynamics.analyses.vog.methods"]
+assert b"lightning_dynamics.analyses.vog" in pickle.dumps(SmoothGrad())
+import importlib, importlib.util
+for short, real in lightning_dynamics._MODULES.items():
+    module = importlib.import_module(f"lightning_dynamics.{short}")
+    assert module is importlib.import_module(f"lightning_dynamics.{real}") is getattr(lightning_dynamics, short)
+    assert module.__name__ == module.__spec__.name == f"lightning_dynamics.{real}"
+assert importlib.util.find_spec("lightning_dynamics.vog.nothing") is None
+assert importlib.util.find_spec("lightning_dynamics.nothing") is None
+files = [getattr(module, "__file__", None) for name, module in sys.modules.items() if "lightning_dynamics" in name]
+objects = {id(module) for name, module in sys.modules.items() if "lightning_dynamics" in name}
+assert len(objects) == len(set(files)), "a file was loaded twice"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("first", ["analyses.landscape", "landscape"])
+def test_a_short_path_before_and_after_the_long_one(first: str) -> None:
+    code = f"import sys; from lightning_dynamics.{first} import evaluate_line as first\n"
+    code += "from lightning_dynamics.landscape import evaluate_line as a, slices\n"
+    code += "from lightning_dynamics.analyses.landscape import evaluate_line as b\n"
+    code += "assert first is a is b and slices is sys.modules['lightning_dynamics.analyses.landscape.slices']"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_a_short_path_lacks_is_said() -> None:
+    with pytest.raises(ModuleNotFoundError, match="lightning_dynamics.landscape.nothing"):
+        importlib.import_module("lightning_dynamics.landscape.nothing")
+    with pytest.raises(ImportError, match="no_such_name"):
+        exec("from lightning_dynamics.landscape import no_such_name")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_dynamics.core.lightning import ConfigurationError
 
@@ -71,3 +74,57 @@ def moved(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Ite
         yield
     finally:
         assign(parameters, saved)
+
+
+@dataclass(frozen=True)
+class ChannelAxis:
+    """Where the output channels of a parameter lie.
+
+    Args:
+        dim: the dimension that counts them; None if none does: the parameter belongs to all of them together.
+        groups: dimension 0 is in so many equal parts, and each has channels of its own along ``dim``: 1 but for grouped
+            transposed convolutions.
+    """
+
+    dim: int | None
+    groups: int = 1
+
+
+def channel_axes(module: nn.Module) -> dict[str, ChannelAxis]:
+    """Where the output channels of every parameter lie, by its role in its layer and so also where it is parametrized.
+
+    It is the first dimension (rows of linear and recurrent layers, kernels of a convolution, vectors of an embedding),
+    but for transposed convolutions. Their weight is ``(in, out / groups, …)``: output channel ``j`` of group ``g`` is
+    made by the slice ``j`` along dimension 1 of the ``g``-th part of dimension 0. This holds for whatever stands for
+    the weight: ``original…`` of :mod:`torch.nn.utils.parametrizations`, ``weight_orig`` of spectral norm and pruning,
+    ``weight_g`` and ``weight_v`` of weight norm. Where such a tensor has a scale for each input only, ``dim`` is None.
+
+    Returns:
+        By plain name; of tied parameters under each of their names, by the role that each of them has.
+    """
+    axes = {
+        plain_name(name): ChannelAxis(0 if is_lazy(parameter) or parameter.ndim else None)
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+    }
+    for prefix, layer in module.named_modules(remove_duplicate=False):
+        if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+            for name, parameter in _stand_ins(layer, "weight").items():
+                axes[plain_name(f"{prefix}.{name}" if prefix else name)] = _of_transposed(layer, parameter)
+    return axes
+
+
+def _stand_ins(layer: nn.Module, name: str) -> dict[str, nn.Parameter]:
+    """The parameters that a layer computes this tensor from, or the tensor itself, by name."""
+    # The tensor itself is not asked for: spectral norm takes a step of its power iteration each time.
+    form = re.compile(rf"{name}(_orig|_g|_v)*|parametrizations\.{name}\.original\d*")
+    return {key: parameter for key, parameter in layer.named_parameters(remove_duplicate=False) if form.fullmatch(key)}
+
+
+def _of_transposed(layer: nn.modules.conv._ConvTransposeNd, parameter: nn.Parameter) -> ChannelAxis:
+    if is_lazy(parameter):
+        return ChannelAxis(1)
+    per_group = layer.out_channels // layer.groups
+    if parameter.ndim < 2 or parameter.shape[1] != per_group:
+        return ChannelAxis(None)
+    # Weight norm with `dim=1` scales the channels of all groups alike.
+    return ChannelAxis(1, layer.groups if len(parameter) == layer.in_channels else 1)

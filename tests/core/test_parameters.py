@@ -7,7 +7,16 @@ import torch
 from torch import nn
 
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.parameters import assign, flatten, moved, plain_name, select_parameters, unflatten
+from lightning_dynamics.core.parameters import (
+    ChannelAxis,
+    assign,
+    channel_axes,
+    flatten,
+    moved,
+    plain_name,
+    select_parameters,
+    unflatten,
+)
 
 
 @pytest.fixture
@@ -107,3 +116,54 @@ def test_assign_leaves_a_live_graph_alone(net: nn.Module) -> None:
     assign(parameters := select_parameters(net), {name: p.detach().clone() for name, p in parameters.items()})
     loss.backward()
     assert all(p.requires_grad for p in parameters.values())
+
+
+def test_axes_of_output_channels() -> None:
+    net = nn.ModuleDict(
+        {
+            "conv": nn.Conv2d(4, 6, 3, groups=2),
+            "transposed": nn.ConvTranspose1d(4, 6, 3, groups=2),
+            "lstm": nn.LSTM(2, 3, proj_size=2),
+            "attention": nn.MultiheadAttention(4, 2, add_bias_kv=True),
+            "embedding": nn.Embedding(7, 3),
+            "pair": nn.Bilinear(2, 3, 4),
+        }
+    )
+    net["scale"] = nn.ParameterDict({"value": nn.Parameter(torch.tensor(2.0))})
+    axes = channel_axes(torch.compile(net, backend="eager"))
+    assert axes.keys() == dict(net.named_parameters()).keys()
+    assert axes.pop("transposed.weight") == ChannelAxis(1, 2)
+    assert axes.pop("scale.value") == ChannelAxis(None)
+    assert set(axes.values()) == {ChannelAxis(0)}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_axes_of_weights_that_are_written_otherwise() -> None:
+    def transposed(**options: int) -> nn.Module:
+        return nn.ConvTranspose2d(4, 6, 3, **options)
+
+    utils, own, grouped, none = nn.utils, ChannelAxis(1), ChannelAxis(1, 2), ChannelAxis(None)
+    expected = {
+        utils.parametrizations.spectral_norm(transposed(groups=2)): {"original": grouped},
+        utils.parametrizations.orthogonal(transposed()): {"original": own},
+        utils.parametrizations.weight_norm(transposed()): {"original0": none, "original1": own},
+        utils.parametrizations.weight_norm(transposed(groups=2), dim=1): {"original0": own, "original1": grouped},
+        utils.parametrizations.weight_norm(transposed(), dim=-1): {"original0": none, "original1": own},
+        utils.weight_norm(transposed(groups=2)): {"weight_g": none, "weight_v": grouped},
+        utils.spectral_norm(transposed()): {"weight_orig": own},
+        utils.prune.random_unstructured(utils.weight_norm(transposed()), "weight_v", 0.5): {
+            "weight_g": none,
+            "weight_v_orig": own,
+        },
+        nn.LazyConvTranspose2d(6, 3): {"weight": own},
+    }
+    for layer, roles in expected.items():
+        axes = {name.removeprefix("parametrizations.weight."): axis for name, axis in channel_axes(layer).items()}
+        assert axes == {"bias": ChannelAxis(0), **roles}, type(layer)
+
+
+def test_a_tied_weight_has_the_role_that_each_of_its_names_says() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(6, 4, 3))
+    net[1].weight = net[0].weight
+    axes = channel_axes(net)
+    assert (axes["0.weight"], axes["1.weight"]) == (ChannelAxis(0), ChannelAxis(1))

@@ -6,6 +6,7 @@ from lightning_dynamics.analyses.landscape import (
     wording,
 )
 from lightning_dynamics.analyses.landscape.callback import LandscapeCallback
+from lightning_dynamics.analyses.landscape.directions import random_directions
 from lightning_dynamics.analyses.landscape.estimator import (
     RANDOM_WALK,
     barrier,
@@ -14,7 +15,6 @@ from lightning_dynamics.analyses.landscape.estimator import (
     filter_normalize,
     plane_through,
     principal_directions,
-    random_directions,
     sharpness,
 )
 from lightning_dynamics.analyses.landscape.evaluation import evaluate_line, evaluate_plane

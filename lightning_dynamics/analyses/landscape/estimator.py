@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Direction = dict[str, Tensor]
 Normalization = Literal["filter", "layer", "none"]
@@ -30,7 +30,8 @@ def filter_normalize(
     *,
     normalize: Normalization = "filter",
     move_biases: bool = False,
-    output_dims: Mapping[str, int] | None = None,
+    output_dims: Mapping[str, int | None] | None = None,
+    groups: Mapping[str, int] | None = None,
     unmoved: Sequence[str] = (),
 ) -> Direction:
     r"""Give every filter of a direction the norm of the weights' filter: d ← d / ‖d‖ · ‖θ‖ (Li et al. 2018, section 4).
@@ -44,7 +45,10 @@ def filter_normalize(
         normalize: ``"filter"`` (the paper), ``"layer"`` (one norm per tensor), or ``"none"``.
         move_biases: whether parameters of at most one dimension (biases, the scales of normalisation layers) and those
             in ``unmoved`` take part, each as one filter; by default they are zero, as in the paper.
-        output_dims: by name, the dimension that counts outputs where it is not the first (transposed convolutions).
+        output_dims: by name, the dimension that counts outputs where it is not the first (transposed convolutions);
+            None where none does, and the whole tensor is one filter.
+        groups: by name, in how many equal parts the first dimension is, if each part has outputs of its own along
+            ``output_dims`` (grouped transposed convolutions).
         unmoved: names of parameters that are biases by their role rather than by their shape.
 
     Returns:
@@ -67,33 +71,35 @@ def filter_normalize(
         elif normalize == "none":
             normalized[name] = tensor.clone()
         else:
-            kept = () if is_bias or normalize == "layer" else ((output_dims or {}).get(name, 0),)
-            over = [dim for dim in range(tensor.ndim) if dim not in kept]
-            ratio = _norm(weight, over) / _norm(tensor, over)
-            normalized[name] = tensor * ratio.nan_to_num(0.0, 0.0, 0.0).to(tensor)
+            output_dim = None if is_bias or normalize == "layer" else (output_dims or {}).get(name, 0)
+            parts = 1 if output_dim in (None, 0) else (groups or {}).get(name, 1)
+            ratio = _norms_of_filters(weight, output_dim, parts) / _norms_of_filters(tensor, output_dim, parts)
+            ratio = ratio.nan_to_num(0.0, 0.0, 0.0).to(tensor)
+            normalized[name] = (_in_parts(tensor, parts) * ratio).reshape(tensor.shape)
     return normalized
 
 
 def random_directions(
-    parameters: Mapping[str, Tensor] | nn.Module,
+    parameters: Mapping[str, Tensor],
     *,
     count: int = 2,
     seed: int = 0,
     normalize: Normalization = "filter",
     move_biases: bool = False,
-    output_dims: Mapping[str, int] | None = None,
+    output_dims: Mapping[str, int | None] | None = None,
+    groups: Mapping[str, int] | None = None,
     unmoved: Sequence[str] = (),
 ) -> tuple[Direction, ...]:
     """Gaussian directions, normalised by :func:`filter_normalize`: the same on every device and in every process.
 
     Args:
-        parameters: the weights; directions have their names, shapes, dtypes and devices. Of a module, all of them, and
-            ``output_dims`` and ``unmoved`` are known unless they are given.
+        parameters: the weights; directions have their names, shapes, dtypes and devices.
         count: how many.
         seed: of the CPU generator that draws them; the k-th direction does not depend on ``count``.
         normalize: ``"filter"``, ``"layer"`` or ``"none"``.
-        move_biases: see :func:`filter_normalize`; so ``output_dims`` and ``unmoved``.
+        move_biases: see :func:`filter_normalize`; so the rest.
         output_dims: see there.
+        groups: see there.
         unmoved: see there.
 
     Returns:
@@ -102,16 +108,18 @@ def random_directions(
     Raises:
         ValueError: nothing would move.
     """
-    if isinstance(parameters, nn.Module):
-        output_dims = dims_of_outputs(parameters) if output_dims is None else output_dims
-        unmoved = unmoved or normalization_parameters(parameters)
-        parameters = {name: parameter.detach() for name, parameter in parameters.named_parameters()}
     generator = torch.Generator().manual_seed(seed)
     directions = []
     for _ in range(count):
         drawn = {name: torch.randn(p.shape, generator=generator).to(p) for name, p in parameters.items()}
         direction = filter_normalize(
-            drawn, parameters, normalize=normalize, move_biases=move_biases, output_dims=output_dims, unmoved=unmoved
+            drawn,
+            parameters,
+            normalize=normalize,
+            move_biases=move_biases,
+            output_dims=output_dims,
+            groups=groups,
+            unmoved=unmoved,
         )
         if not any(tensor.any() for tensor in direction.values()):
             raise ValueError(
@@ -297,25 +305,16 @@ def sharpness(xs: Tensor, ys: Tensor, loss: Tensor, radius: float) -> float:
     return float((loss[near].max() - centre[0]) / (1 + centre[0]))
 
 
-def dims_of_outputs(module: nn.Module) -> dict[str, int]:
-    """By parameter name, the dimension that counts outputs where it is not the first: of transposed convolutions."""
-    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-    return {
-        f"{name}.weight" if name else "weight": 1
-        for name, layer in module.named_modules()
-        if isinstance(layer, transposed)
-    }
+def _in_parts(tensor: Tensor, parts: int) -> Tensor:
+    """``(parts, a / parts, b, …)``; as it is with one part."""
+    return tensor if parts == 1 else tensor.reshape(parts, -1, *tensor.shape[1:])
 
 
-def normalization_parameters(module: nn.Module) -> list[str]:
-    """Names of normalisation layers' parameters: of any shape, they are scales and shifts."""
-    kinds = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-    return [
-        f"{prefix}.{name}" if prefix else name
-        for prefix, layer in module.named_modules()
-        if isinstance(layer, kinds)
-        for name, _ in layer.named_parameters(recurse=False)
-    ]
+def _norms_of_filters(tensor: Tensor, output_dim: int | None, parts: int) -> Tensor:
+    """One for every slice along ``output_dim`` in every part; broadcasts with :func:`_in_parts`."""
+    kept = () if output_dim is None else (output_dim,) if parts == 1 else (0, output_dim + 1)
+    view = _in_parts(tensor, parts)
+    return _norm(view, [dim for dim in range(view.ndim) if dim not in kept])
 
 
 def _norm(tensor: Tensor, over: list[int]) -> Tensor:

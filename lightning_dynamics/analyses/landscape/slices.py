@@ -9,6 +9,7 @@ from typing import Any, ClassVar, get_args
 
 from lightning_dynamics.analyses.landscape import estimator
 from lightning_dynamics.analyses.landscape.derivatives import gradient_plane, hessian_plane
+from lightning_dynamics.analyses.landscape.directions import roles_in
 from lightning_dynamics.analyses.landscape.estimator import Normalization
 from lightning_dynamics.analyses.landscape.evaluator import BatchNormMode
 from lightning_dynamics.analyses.landscape.placement import (
@@ -82,7 +83,6 @@ class _Random(Slice):
         if not self.renormalize:
             flat = at.memory.setdefault("anchor", flatten(at.weights).float().cpu())
             anchor = {name: t.to(at.weights[name]) for name, t in unflatten(flat, at.weights).items()}
-        module = at.context.module
         try:
             directions = estimator.random_directions(
                 anchor,
@@ -90,8 +90,7 @@ class _Random(Slice):
                 seed=at.seed,
                 normalize=self.normalize,
                 move_biases=self.move_biases,
-                output_dims=estimator.dims_of_outputs(module),
-                unmoved=estimator.normalization_parameters(module),
+                **roles_in(at.context.module),
             )
         except ValueError as error:
             raise ConfigurationError(f"`parameters`: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_dynamics.analyses.loss_contribution.batchnorm import BatchNormMode, running_statistics, without_influence
-from lightning_dynamics.core.parameters import plain_name, select_parameters
+from lightning_dynamics.core.parameters import ChannelAxis, channel_axes, plain_name, select_parameters
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ class Channels:
 
     Args:
         unit: whose channels they are; weight and bias of a layer have the same.
-        shape: ``(groups, a, b, …)`` view of the tensor.
-        keep: dimensions of that view that make up the channels.
+        shape: of a view of the tensor; of a grouped transposed convolution ``(groups, in / groups, out / groups, …)``.
+        keep: dimensions of that view that make up the channels; none if the tensor belongs to all of them together.
     """
 
     unit: str
@@ -97,36 +98,34 @@ class Channels:
 
 
 def channels_of(module: nn.Module, shapes: Mapping[str, torch.Size]) -> dict[str, Channels]:
-    """For every tensor its channels: the first dimension; the second of a transposed convolution's weight.
+    """For every tensor its channels: see :func:`~lightning_dynamics.core.parameters.channel_axes`.
 
     Tensors of one layer whose names differ only in ``weight`` and ``bias`` (``weight_ih_l0``, ``bias_ih_l0``) belong
     to the same channels, if they have equally many.
     """
-    transposed: dict[str, int] = {}
-    for prefix, layer in module.named_modules():
-        if isinstance(layer, nn.modules.conv._ConvTransposeNd):
-            # Also what ``torch.nn.utils.parametrizations`` makes of it: the direction has the weight's own shape.
-            for name, parameter in layer.named_parameters():
-                if parameter.ndim == layer.weight.ndim and parameter.shape == layer.weight.shape:
-                    transposed[plain_name(f"{prefix}.{name}" if prefix else name)] = layer.groups
+    axes = channel_axes(module)
     found: dict[str, Channels] = {}
     sizes: dict[str, int] = {}
     for name, shape in shapes.items():
         layer, _, kind = name.rpartition(".")
         rest = kind.replace("weight", "").replace("bias", "").strip("_")
         unit = ".".join(part for part in (layer, rest) if part) or name
-        if name in transposed:
-            groups = transposed[name]
-            view = (groups, shape[0] // groups, *shape[1:])
-            keep: tuple[int, ...] = (0, 2)
-            count = groups * shape[1]
-        else:
-            view, keep, count = (tuple(shape) or (1,)), (0,), (shape[0] if shape else 1)
+        view, keep = _view_by_channel(tuple(shape), axes.get(name, ChannelAxis(0)))
+        count = math.prod(view[dim] for dim in keep)
         if sizes.setdefault(unit, count) != count:
             unit = name
             sizes[unit] = count
         found[name] = Channels(unit, view, keep)
     return found
+
+
+def _view_by_channel(shape: tuple[int, ...], axis: ChannelAxis) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """A view of a tensor, and the dimensions of the view that make up the channels."""
+    if not shape or axis.dim is None:
+        return shape or (1,), ()
+    if axis.groups == 1:
+        return shape, (axis.dim,)
+    return (axis.groups, shape[0] // axis.groups, *shape[1:]), (0, axis.dim + 1)
 
 
 def layers_of(names: Sequence[str]) -> dict[str, list[str]]:

@@ -21,10 +21,8 @@ from lightning_dynamics.analyses.landscape import (
 )
 from lightning_dynamics.analyses.landscape.estimator import (
     RANDOM_WALK,
-    dims_of_outputs,
     inner,
     norm,
-    normalization_parameters,
     project,
 )
 
@@ -79,21 +77,20 @@ def test_weights_that_are_zero_do_not_move() -> None:
     assert filter_normalize({"w": torch.zeros(2, 2)}, parameters)["w"].tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
-def test_transposed_convolutions_have_their_outputs_second() -> None:
+def test_outputs_along_another_dimension_and_in_groups() -> None:
     torch.manual_seed(0)
-    module = nn.ConvTranspose2d(5, 2, 3, bias=False)
-    (direction,) = random_directions(weights(module), count=1, output_dims=dims_of_outputs(module))
-    for output in range(2):
-        mine, own = direction["weight"][:, output].norm(), module.weight.detach()[:, output].norm()
-        assert float(mine) == pytest.approx(float(own), rel=1e-5)
-
-
-def test_normalisation_layers_of_any_shape_stay() -> None:
-    module = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm([2, 4]))
-    names = normalization_parameters(module)
-    assert names == ["1.weight", "1.bias"]
-    (direction,) = random_directions(weights(module), count=1, unmoved=names)
-    assert direction["0.weight"].any() and not direction["1.weight"].any()
+    weight, drawn = torch.randn(4, 3, 5, dtype=torch.float64), torch.randn(4, 3, 5, dtype=torch.float64)
+    second = filter_normalize({"w": drawn}, {"w": weight}, output_dims={"w": 1})["w"]
+    torch.testing.assert_close(second.norm(dim=(0, 2)), weight.norm(dim=(0, 2)))
+    grouped = filter_normalize({"w": drawn}, {"w": weight}, output_dims={"w": 1}, groups={"w": 2})["w"]
+    for part in (slice(0, 2), slice(2, 4)):
+        torch.testing.assert_close(grouped[part].norm(dim=(0, 2)), weight[part].norm(dim=(0, 2)))
+        factors = grouped[part] / drawn[part]
+        torch.testing.assert_close(factors, factors[:1, :, :1].expand_as(factors))
+    whole = filter_normalize({"w": drawn}, {"w": weight}, output_dims={"w": None})["w"]
+    torch.testing.assert_close(whole, drawn * weight.norm() / drawn.norm())
+    strided = filter_normalize({"w": drawn.mT.contiguous().mT}, {"w": weight}, output_dims={"w": 1}, groups={"w": 2})
+    torch.testing.assert_close(strided["w"], grouped)
 
 
 def test_random_directions_are_nearly_orthogonal_gaussian_and_seeded() -> None:
@@ -106,15 +103,6 @@ def test_random_directions_are_nearly_orthogonal_gaussian_and_seeded() -> None:
     assert not torch.equal(random_directions(parameters, seed=4, count=1)[0]["w"], a["w"])
     double = random_directions({"w": torch.ones(200, 300, dtype=torch.float64)}, seed=3, normalize="none")
     assert torch.equal(double[0]["w"].float(), a["w"])
-
-
-def test_of_a_module_everything_is_known() -> None:
-    module = nn.Sequential(nn.ConvTranspose2d(5, 2, 3), nn.LayerNorm([2, 3, 3]))
-    (mine,) = random_directions(module, count=1, seed=5)
-    told = {"output_dims": dims_of_outputs(module), "unmoved": normalization_parameters(module)}
-    (theirs,) = random_directions(weights(module), count=1, seed=5, **told)  # type: ignore[arg-type]
-    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
-    assert not mine["1.weight"].any() and mine["0.weight"].any() and not mine["0.weight"].requires_grad
 
 
 def test_a_direction_that_moves_nothing_is_refused() -> None:

@@ -117,13 +117,30 @@ def test_a_channel_is_what_one_output_depends_on(kind: str) -> None:
             assert int(sums.sum()) == int((grad != 0).sum())
 
 
+PARAMETRIZED: dict[str, Any] = {
+    "weight norm": nn.utils.parametrizations.weight_norm,
+    "spectral norm": nn.utils.parametrizations.spectral_norm,
+    "old spectral norm": nn.utils.spectral_norm,
+    "old weight norm": nn.utils.weight_norm,
+}
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_channels_of_a_weight_normalised_transposed_convolution() -> None:
-    module = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.ConvTranspose1d(4, 6, 3), dim=1))
-    channels = channels_of(module, {name: p.shape for name, p in module.named_parameters()})
-    for name, parameter in module.named_parameters():
-        if name.endswith("original1"):
-            assert channels[name].sums(parameter.detach()).shape == (6,)
+@pytest.mark.parametrize("way", PARAMETRIZED)
+def test_channels_of_a_parametrized_transposed_convolution(way: str) -> None:
+    """What stands for the weight has the channels of the weight; scales of inputs belong to no channel."""
+    module = nn.Sequential(PARAMETRIZED[way](nn.ConvTranspose1d(4, 6, 3, groups=2)))
+    tensors = {name: p.detach() for name, p in module.named_parameters()}
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    channels = channels_of(module, {name: p.shape for name, p in tensors.items()})
+    name, weight = max(tensors.items(), key=lambda item: item[1].numel())
+    by_hand = torch.stack([weight[2 * group : 2 * group + 2, j].sum() for group in range(2) for j in range(3)])
+    torch.testing.assert_close(channels[name].sums(weight), by_hand)
+    for scale in (name for name in tensors if name.endswith(("original0", "_g"))):
+        assert tensors[scale].numel() == 4
+        torch.testing.assert_close(channels[scale].sums(tensors[scale]), tensors[scale].sum()[None])
+    for kept, buffer in module.named_buffers():
+        assert torch.equal(buffer, buffers[kept]), "a power iteration was done"
 
 
 def test_units() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning
-from torch.utils.data import SubsetRandomSampler
+from torch.utils.data import SequentialSampler, SubsetRandomSampler
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -108,14 +108,23 @@ def validation_loaders(trainer: Trainer) -> Any:
     return source.dataloader() if source.is_defined() else None
 
 
-def sampled_indices(loader: Any) -> tuple[int, ...] | None:
-    """The data set indices that a loader's SubsetRandomSampler draws from; None with any other sampler.
+def sampled_indices(loader: Any, trainer: Trainer | None = None) -> tuple[int, ...] | None:
+    """The data set indices that a loader can draw, if those are not all.
 
-    Private attribute (Lightning wraps samplers under DDP), checked on Lightning 2.5.1 and 2.6.6.
+    A SubsetRandomSampler's; and, with a Trainer whose ``overfit_batches`` or ``limit_train_batches`` cuts a loader
+    that does not shuffle, those that every epoch begins with.
+    Private attributes (Lightning wraps samplers under DDP), checked on Lightning 2.5.1 and 2.6.6.
     """
-    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
-    sampler = getattr(getattr(sampler, "dataset", None), "_sampler", sampler)
-    return tuple(map(int, sampler.indices)) if isinstance(sampler, SubsetRandomSampler) else None
+    outer = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    sampler = getattr(getattr(outer, "dataset", None), "_sampler", outer)
+    indices = tuple(map(int, sampler.indices)) if isinstance(sampler, SubsetRandomSampler) else None
+    if trainer is None or indices is not None:
+        return indices
+    limit, batch_size = trainer.num_training_batches, getattr(loader.batch_sampler, "batch_size", None)
+    in_order = isinstance(sampler, SequentialSampler) or getattr(outer, "shuffle", True) is False
+    if not in_order or batch_size is None or limit == float("inf") or limit >= len(loader):
+        return None
+    return tuple(range(min(len(loader.dataset), int(limit) * batch_size * trainer.world_size)))
 
 
 def to_device(trainer: Trainer, module: LightningModule, batch: Any) -> Any:

@@ -62,13 +62,35 @@ def forward(module: nn.Module, batch: Any) -> Any:
     raise ConfigurationError(f"{type(module).__name__} has no `forward`: give it one")
 
 
-def training_step(module: Any, batch: Any) -> Any:
+class _Backward(BaseException):
+    """Ends a manual ``training_step`` where it would go backward."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+
+def _first_backward(module: Any, batch: Any) -> Tensor:
+    def manual_backward(loss: Tensor, *_: Any, **__: Any) -> None:
+        raise _Backward(loss)
+
+    module.__dict__["manual_backward"] = manual_backward
+    try:
+        training_step(module, batch, manual=True)
+    except _Backward as reached:
+        return reached.value.reshape(())
+    finally:
+        del module.__dict__["manual_backward"]
+    raise ConfigurationError(f"{type(module).__name__}.training_step goes backward without `manual_backward`")
+
+
+def training_step(module: Any, batch: Any, *, manual: bool = False) -> Any:
     """The module's own ``training_step`` on a batch, with its ``self.log`` and its loggers silenced.
 
     Raises:
         ConfigurationError: manual optimisation, where ``training_step`` would step the optimizers.
     """
-    if not module.automatic_optimization:
+    if not module.automatic_optimization and not manual:
         raise ConfigurationError(
             f"{type(module).__name__} optimises manually, so its `training_step` cannot be run without training: "
             "give it a `forward`, or pass `loss_fn`"
@@ -95,12 +117,21 @@ def _method_parameters(method: Callable[..., Any]) -> tuple[inspect.Parameter, .
     return _parameters_of(method)[1:]
 
 
-def loss(module: Any, batch: Any, loss_fn: LossFn | None = None) -> Tensor:
+def loss(module: Any, batch: Any, loss_fn: LossFn | None = None, *, manual: bool = False) -> Tensor:
     """The scalar loss of a batch: ``loss_fn(module, batch)``, or what ``training_step`` returns.
+
+    Args:
+        module: within ``isolated``.
+        batch: as ``training_step`` gets it.
+        loss_fn: the user's.
+        manual: under manual optimisation, what ``training_step`` hands to ``manual_backward`` first, before any
+            optimizer steps: good for experiments, but not the loss of all of it.
 
     Raises:
         ConfigurationError: manual optimisation without ``loss_fn``, or no scalar loss came back.
     """
+    if manual and loss_fn is None and not getattr(module, "automatic_optimization", True):
+        return _first_backward(module, batch)
     output = loss_fn(module, batch) if loss_fn is not None else training_step(module, batch)
     value = output.get("loss") if isinstance(output, Mapping) else output
     if not isinstance(value, Tensor) or value.numel() != 1:

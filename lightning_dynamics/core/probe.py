@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils._pytree import tree_map
+from torch.utils.data import DataLoader, Dataset
 
-from lightning_dynamics.core.lightning import ConfigurationError, sampled_indices, to_device, validation_loaders
+from lightning_dynamics.core.collating import Collate, keeps_order, row_order
+from lightning_dynamics.core.copies import Kept
+from lightning_dynamics.core.lightning import ConfigurationError, to_device
 from lightning_dynamics.core.precision import default_dtype
+from lightning_dynamics.core.probe_sources import resolve
 from lightning_dynamics.core.random_state import preserved_random_state, seed_all
 
 if TYPE_CHECKING:
@@ -29,67 +33,20 @@ class Batch:
 
     Args:
         number: its place among the batches of all processes.
-        indices: the data set's own index of each example.
+        indices: the data set's own index of each row.
         data: collated, as ``training_step`` would get it, on the module's device.
+        order: for each row, its place in ``probe.batches[number]``; None where a row is not one of these examples (the
+            collate function merges some), or nobody can tell which.
     """
 
     number: int
     indices: tuple[int, ...]
     data: Any
+    order: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         """How many examples."""
         return len(self.indices)
-
-
-@dataclass(eq=False)
-class _Kept:
-    """A minibatch, handed out again and again to callers who may change it in place, or pop the labels.
-
-    The first caller gets a copy. One that leaves its copy alone is trusted, as most are, and is handed the tensors
-    themselves from then on: copies of them would cost small models a fifth of a forward and backward pass.
-    """
-
-    data: Any
-    is_placed: bool
-    trusted: bool | None = None
-    """None before anybody has had it."""
-    first: Any = None
-    """The first caller's copy, until it is compared."""
-    versions: list[tuple[int, bool]] = field(default_factory=list)
-    """Torch counts the changes of a tensor in place."""
-
-    def is_spoilt(self) -> bool:
-        """Whether a trusted caller has changed it after all."""
-        return bool(self.trusted) and self.versions != self._marks()
-
-    def copy_out(self) -> Any:
-        """A copy, or new containers around the same tensors."""
-        if self.trusted is None and self.first is not None:
-            copied, kept = tree_flatten(self.first), tree_flatten(self.data)
-            alike = copied[1] == kept[1] and all(map(_same, copied[0], kept[0]))
-            self.trusted, self.first = alike, None
-            self.versions = self._marks() if alike else []
-        if self.trusted:
-            leaves, structure = tree_flatten(self.data)
-            return tree_unflatten(leaves, structure)
-        copied = copy.deepcopy(self.data)
-        if self.trusted is None:
-            self.first = copied
-        return copied
-
-    def _marks(self) -> list[tuple[int, bool]]:
-        leaves = tree_flatten(self.data)[0]
-        return [(leaf._version, leaf.requires_grad) for leaf in leaves if isinstance(leaf, torch.Tensor)]
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Bit for bit, of what can be compared and cannot change behind our back."""
-    if isinstance(a, torch.Tensor):
-        kinds = [(type(x), x.layout, x.shape, x.dtype, x.requires_grad) for x in (a, b)]
-        plain = kinds[0] == kinds[1] and kinds[0][:2] == (torch.Tensor, torch.strided)
-        return plain and bool(((a == b) | ((a != a) & (b != b))).all())
-    return type(a) in (str, int, float, bool, bytes, type(None)) and a == b
 
 
 @dataclass(eq=False)
@@ -101,24 +58,28 @@ class Probe:
     every minibatch is drawn once, from its own seed, which the global random streams and the generators that the
     data set and the collate function hold get for that time. Reading never goes through the Trainer's loaders.
 
+    Where the data have no index (streams), the minibatches are those that training itself received first.
+
     Args:
-        dataset: a map-style data set.
+        dataset: a map-style data set; of recorded minibatches, a list of them.
         name: what the panels call it, e.g. ``"train"``.
         batches: data set indices of every minibatch, over all processes.
         collate: list of examples -> batch.
         place: batch -> batch on the module's device.
         seed: of frozen augmentation.
         default_dtype: while examples are read: an analysis in float64 would draw other augmentations.
+        recorded: the minibatches, where they were recorded.
     """
 
     dataset: Dataset[Any]
     name: str
     batches: tuple[tuple[int, ...], ...]
-    collate: Callable[[list[Any]], Any]
+    collate: Collate
     place: Callable[[Any], Any]
     seed: int
     default_dtype: torch.dtype = field(default_factory=torch.get_default_dtype)
-    _kept: dict[int, _Kept] = field(default_factory=dict, repr=False)
+    recorded: Sequence[Any] | None = None
+    _kept: dict[int, _Read] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         """How many examples, over all processes."""
@@ -128,30 +89,95 @@ class Probe:
         """One minibatch, by its place among all of them; the caller may change it as it likes."""
         if number not in self._kept:
             self._read(number)
-        elif self._kept[number].is_spoilt():
-            self._read(number).trusted = False
-        kept = self._kept[number]
-        data = kept.copy_out() if kept.is_placed else self._placed(number, kept.data)
-        return Batch(number, self.batches[number], data)
+        elif self._kept[number].kept.is_spoilt():
+            self._read(number).kept.trusted = False
+        read = self._kept[number]
+        data = read.kept.copy_out() if read.is_placed else self._placed(number, read.kept.data)
+        requested = self.batches[number]
+        indices = requested if read.order is None else tuple(requested[place] for place in read.order)
+        return Batch(number, indices, data, read.order)
+
+    def few(self, count: int) -> tuple[Callable[[Sequence[int]], Any] | None, int]:
+        """For experiments: a few examples that go into one minibatch, and a way to collate some of them.
+
+        Returns:
+            ``collated(places)`` on the module's device, for places below the number, or None if the minibatches were
+            recorded; and the number, at most ``count``.
+        """
+        if self.recorded is not None:
+            return None, len(self.batches[0])
+        indices = self.batches[0]
+        if len(indices) == 1 and len(self.batches) > 1:
+            indices = tuple(index for batch in self.batches[:count] for index in batch)
+        indices = indices[:count]
+        with self._frozen(0):
+            items = [self.dataset[index] for index in indices]
+            if not keeps_order(self.collate):
+                order = row_order(self.collate, items, self.collate([copy.deepcopy(item) for item in items]))
+                items = items if order is None else [items[place] for place in sorted(order)]  # some may be dropped
+
+        def collated(places: Sequence[int]) -> Any:
+            with self._frozen(0):
+                return self._placed(0, self.collate([copy.deepcopy(items[place]) for place in places]))
+
+        return collated, len(items)
+
+    def cut(self, size: int) -> Probe:
+        """The same examples in minibatches of at most ``size``, collated anew; recorded ones stay as they are."""
+        if self.recorded is not None or size >= max(map(len, self.batches)):
+            return self
+        smaller = tuple(
+            tuple(part.tolist())
+            for batch in self.batches
+            for part in torch.tensor(batch).tensor_split(-(-len(batch) // size))
+        )
+        return replace(self, batches=smaller, _kept={})
 
     def release(self) -> None:
         """Free the examples read so far; they are read anew, the same, when they are asked for."""
         self._kept.clear()
 
-    def _read(self, number: int) -> _Kept:
-        with default_dtype(self.default_dtype), preserved_random_state(self.dataset, self.collate):
-            seed_all(self.seed + number, self.dataset, self.collate)
-            read = self.collate([self.dataset[index] for index in self.batches[number]])
-        placed = self._placed(number, read)
+    def _frozen(self, number: int) -> Any:
+        return _frozen_streams(self.default_dtype, self.seed + number, self.dataset, self.collate)
+
+    def _read(self, number: int) -> _Read:
+        order: tuple[int, ...] | None = tuple(range(len(self.batches[number])))
+        if self.recorded is not None:
+            placed = read = self.recorded[number]
+        else:
+            with self._frozen(number):
+                items = [self.dataset[index] for index in self.batches[number]]
+                changes = not keeps_order(self.collate)
+                read = self.collate([copy.deepcopy(item) for item in items] if changes else items)
+                if changes:
+                    with preserved_random_state(self.dataset, self.collate):
+                        order = row_order(self.collate, items, read)
+            placed = self._placed(number, read)
         # What does not fit is kept where it was read, and placed anew, from the same seed, each time.
         fits = _bytes(placed) * len(self.batches) <= _CACHE_LIMIT
-        self._kept[number] = _Kept(placed if fits else read, is_placed=fits)
+        self._kept[number] = _Read(Kept(placed if fits else read), is_placed=fits, order=order)
         return self._kept[number]
 
     def _placed(self, number: int, read: Any) -> Any:
         with default_dtype(self.default_dtype), preserved_random_state():
             seed_all(self.seed + number)
             return self.place(copy.deepcopy(read))
+
+
+@dataclass(eq=False)
+class _Read:
+    """A minibatch as it was read."""
+
+    kept: Kept
+    is_placed: bool
+    order: tuple[int, ...] | None
+
+
+@contextmanager
+def _frozen_streams(dtype: torch.dtype, seed: int, *owners: Any) -> Iterator[None]:
+    with default_dtype(dtype), preserved_random_state(*owners):
+        seed_all(seed, *owners)
+        yield
 
 
 _probes: WeakKeyDictionary[Any, dict[Any, Probe]] = WeakKeyDictionary()
@@ -182,16 +208,43 @@ def probe_for(
             it is left out.
 
     Raises:
-        ConfigurationError: no such data, an iterable-style or empty data set, several loaders, a loader whose data
-            set hands out whole batches.
+        NoIndex: training data whose examples have no index: a stream, several loaders, whole batches.
+        ConfigurationError: no such data, or an empty data set; other data without an index.
     """
-    name, dataset, collate, population = _resolve(trainer, data, argument)
+    source = resolve(trainer, data, argument)
     shared = _probes.setdefault(trainer, {})
-    key = (id(module), id(dataset), id(collate), population, name, num_examples, batch_size, seed, smallest_batch)
+    words = (num_examples, batch_size, seed, smallest_batch)
+    key = (id(module), id(source.dataset), id(source.collate), source.population, source.name, *words)
     if key not in shared:
-        batches = _minibatches(dataset, population, num_examples, batch_size, seed, smallest_batch)
-        shared[key] = Probe(dataset, name, batches, collate, lambda batch: to_device(trainer, module, batch), seed=seed)
+        shared[key] = Probe(
+            source.dataset,
+            source.name,
+            source.minibatches(num_examples, batch_size, seed, smallest_batch),
+            source.collate,
+            lambda batch: to_device(trainer, module, batch),
+            seed=seed,
+        )
     return shared[key]
+
+
+def recorded_probe(
+    trainer: Trainer, batches: Sequence[tuple[Any, int]], *, seed: int, num_examples: int, batch_size: int
+) -> Probe:
+    """The probe of minibatches that training received, with the number of examples in each, numbered in order."""
+    key = ("recorded", tuple(id(batch) for batch, _ in batches), seed, num_examples, batch_size)
+    shared = _probes.setdefault(trainer, {})
+    if key not in shared:
+        numbers, first = [], 0
+        for _, size in batches:
+            numbers.append(tuple(range(first, first + size)))
+            first += size
+        data = [batch for batch, _ in batches]
+        shared[key] = Probe(data, "train", tuple(numbers), _itself, _itself, seed, recorded=data)  # type: ignore[arg-type]
+    return shared[key]
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 def probe_without_trainer(
@@ -212,7 +265,7 @@ def probe_without_trainer(
     """
     if isinstance(data, str):
         raise ConfigurationError(f"`{argument}={data!r}`: there is no Trainer here; give a Dataset or a DataLoader")
-    name, dataset, collate, population = _resolve(None, data, argument)
+    source = resolve(None, data, argument)
     parameter = next(module.parameters(), torch.empty(0))
 
     def place(batch: Any) -> Any:
@@ -223,74 +276,13 @@ def probe_without_trainer(
 
         return tree_map(moved, batch)
 
-    batches = _minibatches(dataset, population, num_examples, batch_size, seed, 1)
-    return Probe(dataset, name, batches, collate, place, seed=seed)
-
-
-def _minibatches(
-    dataset: Any, population: tuple[int, ...] | None, num_examples: int, batch_size: int, seed: int, smallest_batch: int
-) -> tuple[tuple[int, ...], ...]:
-    """Data set indices, chosen by the seed."""
-    size = len(dataset) if population is None else len(population)
-    chosen = torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:num_examples]
-    if population is not None:
-        chosen = torch.tensor(population)[chosen]
-    batches = tuple(tuple(part.tolist()) for part in chosen.split(batch_size))
-    if size < num_examples and len(batches) > 1 and len(batches[-1]) < smallest_batch:
-        batches = batches[:-1]
-    return batches
+    batches = source.minibatches(num_examples, batch_size, seed, 1)
+    return Probe(source.dataset, source.name, batches, source.collate, place, seed=seed)
 
 
 def release_probes(trainer: Trainer) -> None:
     """Free the examples that this Trainer's callbacks shared."""
     _probes.pop(trainer, None)
-
-
-def _resolve(
-    trainer: Trainer | None, data: Any, argument: str
-) -> tuple[str, Dataset[Any], Callable[[list[Any]], Any], tuple[int, ...] | None]:
-    """Name, data set, collate function, and the indices to choose from if a sampler leaves some out."""
-    name, source = data if isinstance(data, str) else type(data).__name__, data
-    if name == "train" and isinstance(data, str):
-        assert trainer is not None
-        source = trainer.train_dataloader
-    elif name == "val" and isinstance(data, str):
-        assert trainer is not None
-        with preserved_random_state():
-            source = validation_loaders(trainer)
-        if source is None or (isinstance(source, list | tuple) and not source):
-            raise ConfigurationError(
-                f"`{argument}='val'`, but there is no validation data: use `{argument}='train'` or a Dataset"
-            )
-    elif isinstance(data, str):
-        raise ConfigurationError(f"`{argument}` must be 'train', 'val', a Dataset or a DataLoader; got {data!r}")
-    if isinstance(data, str) and isinstance(source, list | tuple | dict) and len(source) == 1:
-        source = next(iter(source.values() if isinstance(source, dict) else source))
-    collate: Callable[[list[Any]], Any] = default_collate
-    population = None
-    if isinstance(source, DataLoader):
-        indexed = not isinstance(source.dataset, IterableDataset)
-        if indexed and source.batch_sampler is None and not isinstance(source.sampler, BatchSampler):
-            raise ConfigurationError(
-                f"`{argument}={name!r}`: with `batch_size=None` the loader's data set hands out whole batches, not "
-                f"examples; pass a Dataset of single examples (`{argument}=Dataset`)"
-            )
-        # A loader without batches of its own has a collate function for single examples.
-        collate = source.collate_fn if source.batch_sampler is not None else default_collate
-        population = sampled_indices(source)
-        source = source.dataset
-    if isinstance(source, IterableDataset) or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
-        raise ConfigurationError(
-            f"`{argument}={data if isinstance(data, str) else name!r}` is a {type(source).__name__}: its examples have "
-            f"no index to choose by; pass a map-style Dataset (`{argument}=Dataset`) of a few hundred examples instead"
-        )
-    if isinstance(source, list | tuple | dict) and not isinstance(data, list | tuple):
-        raise ConfigurationError(
-            f"`{argument}={name!r}` stands for {len(source)} loaders: pass the Dataset of the one you mean"
-        )
-    if len(source) == 0:
-        raise ConfigurationError(f"`{argument}={name!r}` is an empty data set: there is nothing to analyse")
-    return name, source, collate, population
 
 
 def _bytes(batch: Any) -> int:

@@ -1,0 +1,197 @@
+"""Which calls a loss makes: what ``forward`` is given, what it returns, and how to call it the same way again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
+from torchmetrics import Metric, MetricCollection
+
+from lightning_dynamics.core.batch_tree import Path, at, tensors, walk
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a module.
+
+    Args:
+        name: of the submodule; "" for the module itself.
+        number: of the submodule's call, from 0.
+        args: what it was given.
+        kwargs: likewise.
+        output: what it returned.
+    """
+
+    name: str
+    number: int
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+
+
+@dataclass(eq=False)
+class Record:
+    """The calls that enclose all others.
+
+    Args:
+        own: of the module's own ``forward``.
+        outer: of submodules with parameters, where ``forward`` was not on the way.
+    """
+
+    own: list[Call] = field(default_factory=list)
+    outer: list[Call] = field(default_factory=list)
+
+
+@contextmanager
+def recorded(module: nn.Module) -> Iterator[Record]:
+    """Note the calls that are made inside; the module is as before afterwards."""
+    record, depth = Record(), [0]
+    made: Counter[str] = Counter()
+
+    def noting(name: str, into: list[Call], original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            depth[0] += 1
+            number, made[name] = made[name], made[name] + 1
+            try:
+                output = original(*args, **kwargs)
+            finally:
+                depth[0] -= 1
+            if not depth[0]:
+                into.append(Call(name, number, args, kwargs, output))
+            return output
+
+        return forward
+
+    with ExitStack() as stack:
+        for name, sub in module.named_modules():
+            counts = not name or (next(sub.parameters(), None) is not None and not isinstance(sub, _UNCOUNTED))
+            if counts and not isinstance(sub, torch.jit.ScriptModule | nn.ModuleList | nn.ModuleDict):
+                into = record.outer if name else record.own
+                stack.enter_context(_replaced_forward(sub, noting(name, into, sub.forward)))
+        yield record
+
+
+_UNCOUNTED = (_Loss, Metric, MetricCollection)
+
+
+@contextmanager
+def _replaced_forward(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
+    has_own, own = "forward" in vars(module), vars(module).get("forward")
+    module.__dict__["forward"] = function
+    try:
+        yield
+    finally:
+        if has_own:
+            module.__dict__["forward"] = own
+        else:
+            del module.__dict__["forward"]
+
+
+@contextmanager
+def captured(module: nn.Module, name: str, number: int, *, copies: bool = False) -> Iterator[list[Any]]:
+    """The output of one call of a submodule (or of the module itself), in a list, once it has been made.
+
+    Args:
+        module: the whole.
+        name: of the submodule; "" for the module itself.
+        number: of the call, from 0.
+        copies: take a copy, which no later operation in place can reach.
+    """
+    found: list[Any] = []
+    sub = module.get_submodule(name)
+    seen = [0]
+    original = sub.forward
+
+    @wraps(original)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        output = original(*args, **kwargs)
+        if seen[0] == number:
+            found.append(_copied(output) if copies else output)
+        seen[0] += 1
+        return output
+
+    with _replaced_forward(sub, forward):
+        yield found
+
+
+def _copied(output: Any) -> Any:
+    tensor = first_tensor(output)
+    return None if tensor is None else tensor.clone()
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """The tensor that stands for a layer's or model's output.
+
+    The tensor itself; of a mapping (Hugging Face's outputs among them) ``last_hidden_state``, else ``logits``,
+    else the first value that has a tensor (a scalar loss is none); of a tuple or list the first item that has one;
+    of another object with attributes, ``prediction`` or ``logits``.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        preferred = [output[key] for key in ("last_hidden_state", "logits", "prediction") if key in output]
+        return first_tensor([*preferred, *(value for value in output.values() if not _is_scalar(value))])
+    if isinstance(output, list | tuple):
+        for name in ("logits", "prediction"):  # of a named tuple
+            if hasattr(output, "_fields") and isinstance(getattr(output, name, None), Tensor):
+                return getattr(output, name)
+        return next((tensor for item in output if (tensor := first_tensor(item)) is not None), None)
+    return None
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 0
+
+
+@dataclass(frozen=True)
+class CallTemplate:
+    """How a module is called, given a batch: what each argument is taken from.
+
+    Args:
+        name: of the submodule; "" for the module itself.
+        args: the path of an item, or ``(None, value)`` for a constant.
+        kwargs: likewise.
+    """
+
+    name: str
+    args: tuple[tuple[Path | None, Any], ...]
+    kwargs: tuple[tuple[str, tuple[Path | None, Any]], ...]
+
+    @classmethod
+    def of(cls, call: Call, batch: Any) -> CallTemplate | None:
+        """The template of a call made on this batch; None if some argument was computed on the way."""
+        known = {id(node): path for path, node in walk(batch) if not isinstance(node, _CONSTANTS)}
+        slots = [_slot(value, known) for value in (*call.args, *call.kwargs.values())]
+        if any(slot is None for slot in slots):
+            return None
+        args = tuple(slot for slot in slots[: len(call.args)] if slot is not None)
+        named = [slot for slot in slots[len(call.args) :] if slot is not None]
+        return cls(call.name, args, tuple(zip(call.kwargs, named, strict=True)))
+
+    def __call__(self, module: nn.Module, batch: Any) -> Any:
+        """The output on a batch of the same kind."""
+        args = [value if path is None else at(batch, path) for path, value in self.args]
+        kwargs = {name: value if path is None else at(batch, path) for name, (path, value) in self.kwargs}
+        return module.get_submodule(self.name)(*args, **kwargs)
+
+    def consumed(self, batch: Any) -> list[Path]:
+        """Paths of the tensors that the call is given."""
+        paths = [path for path, _ in (*self.args, *(slot for _, slot in self.kwargs)) if path is not None]
+        return [path for path in tensors(batch) if any(path[: len(own)] == own for own in paths)]
+
+
+_CONSTANTS = (bool, int, float, str, type(None))
+
+
+def _slot(value: Any, known: Mapping[int, Path]) -> tuple[Path | None, Any] | None:
+    if isinstance(value, _CONSTANTS):
+        return (None, value)
+    return (known[id(value)], None) if id(value) in known else None

@@ -1,0 +1,112 @@
+"""Train mode and eval mode: whether they are one function, and which modules make the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from lightning_dynamics.core.batchnorm import batchnorms
+
+
+@dataclass(frozen=True)
+class Modes:
+    """What the training flag changes.
+
+    Args:
+        differing: classes of modules that compute something else in eval mode, by name; dropout aside.
+        eval_fails: the error in eval mode; "" if there is none.
+        random: classes of modules that draw random numbers in train mode.
+        as_trained: whether experiments run in train mode (but for dropout and batch normalisation), since eval mode
+            is another function.
+    """
+
+    differing: tuple[str, ...] = ()
+    eval_fails: str = ""
+    random: tuple[str, ...] = ()
+    as_trained: bool = False
+
+    def apply(self, module: nn.Module) -> None:
+        """Set the flags for experiments."""
+        still = {id(sub) for sub in (*_dropouts(module), *batchnorms(module))}
+        for sub in module.modules():
+            sub.training = self.as_trained and id(sub) not in still and type(sub).__name__ not in self.random
+
+
+def compare_modes(
+    module: nn.Module,
+    loss: Callable[[], Tensor],
+    output: Callable[[], Tensor | None],
+    reseed: Callable[[int], None],
+) -> Modes:
+    """Run the loss in both modes; where it differs, find out which classes of modules it is.
+
+    Args:
+        module: isolated; flags and buffers are as before afterwards.
+        loss: of a few examples, from the same random streams every time; raises what the module raises.
+        output: of ``forward`` on them, where there is no loss; None where that is unknown too.
+        reseed: to others, by a number; 0 goes back.
+    """
+    subs = list(module.modules())
+    flags = [sub.training for sub in subs]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+
+    def value(train: Callable[[nn.Module], bool]) -> Any:
+        for sub in subs:
+            sub.training = train(sub)
+        try:
+            found = loss().detach()
+        except Exception as error:
+            tensor = output()
+            found = error if tensor is None else tensor.detach()
+        finally:
+            for buffer, saved in buffers:
+                if buffer.shape == saved.shape:
+                    buffer.data.copy_(saved)
+        return found
+
+    aside = {id(sub) for sub in _dropouts(module)}
+    try:
+        in_eval = value(lambda sub: False)
+        in_train = value(lambda sub: id(sub) not in aside)
+        if _same(in_eval, in_train):
+            return Modes()
+        if isinstance(in_eval, Exception):
+            fails = "" if isinstance(in_train, Exception) else f"{type(in_eval).__name__}: {in_eval}"
+            return Modes(eval_fails=fails, as_trained=bool(fails))
+        differing, random = [], []
+        for kind in dict.fromkeys(type(sub) for sub in subs if id(sub) not in aside):
+            alone = value(lambda sub, kind=kind: type(sub) is kind and id(sub) not in aside)  # type: ignore[misc]
+            if _same(in_eval, alone):
+                continue
+            reseed(1)
+            other = value(lambda sub, kind=kind: type(sub) is kind and id(sub) not in aside)  # type: ignore[misc]
+            reseed(0)
+            (differing if _same(alone, other) else random).append(kind.__name__)
+        normalise = {type(layer).__name__ for layer in batchnorms(module)}
+        return Modes(tuple(differing), "", tuple(random), as_trained=bool(set(differing) - normalise))
+    finally:
+        reseed(0)
+        for sub, flag in zip(subs, flags, strict=True):
+            sub.training = flag
+
+
+def _dropouts(module: nn.Module) -> list[nn.Module]:
+    """Modules that leave out numbers at random in train mode, and do nothing else with the flag."""
+    return [
+        sub
+        for sub in module.modules()
+        if isinstance(sub, _DropoutNd | nn.MultiheadAttention) or (isinstance(sub, nn.RNNBase) and sub.dropout)
+    ]
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Exception) or isinstance(b, Exception):
+        return isinstance(a, Exception) and isinstance(b, Exception)
+    if a.shape != b.shape:
+        return False
+    return torch.allclose(a.float(), b.float(), rtol=1e-5, atol=1e-7, equal_nan=True)

@@ -1,0 +1,298 @@
+"""What a model's outputs are beside its targets: logits of classes, probabilities, tokens, numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Kind = Literal["multiclass", "binary", "multilabel", "regression", "tokens", "dense", "pairs", "unknown"]
+Output = Literal["logits", "probabilities", "log_probabilities", "values", "embeddings", "unknown"]
+
+_USUAL_IGNORED = (-100, -1, 0, 255)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How outputs and targets belong together.
+
+    Args:
+        kind: of task.
+        output: what the numbers are.
+        classes: how many; 0 where there are none.
+        class_axis: of the output; None where every number stands for one yes-or-no question.
+        soft: targets are one number per class: one-hot, or probabilities.
+        shift: the output at a place is about the target that many places later (1 in causal language models).
+        ignored: class targets that count for nothing, beside those out of range.
+        weights: ``(C,)`` of the classes, if the loss weighs them.
+        matched: name of the loss that the module's own is equal to; "" if none of those tried is.
+        sums: it is equal to the sum, not the mean.
+    """
+
+    kind: Kind = "unknown"
+    output: Output = "unknown"
+    classes: int = 0
+    class_axis: int | None = None
+    soft: bool = False
+    shift: int = 0
+    ignored: tuple[int, ...] = ()
+    weights: Tensor | None = None
+    matched: str = ""
+    sums: bool = False
+
+    def aligned(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """``(M, C)`` outputs and ``(M,)`` class targets (``(M, C)`` if soft), one row per place; all of them."""
+        assert self.class_axis is not None
+        scores = output.movedim(self.class_axis, -1)
+        if self.soft:
+            return scores.flatten(0, -2), targets.movedim(self.class_axis, -1).flatten(0, -2)
+        if self.shift:
+            scores, targets = scores[:, : -self.shift], targets[:, self.shift :]
+        return scores.reshape(-1, scores.shape[-1]), targets.reshape(-1).long()
+
+    def counted(self, targets: Tensor) -> Tensor:
+        """Which of ``(M,)`` class targets count."""
+        counts = (targets >= 0) & (targets < self.classes)
+        for value in self.ignored:
+            counts &= targets != value
+        return counts
+
+    def terms(self, targets: Tensor) -> float:
+        """How many terms the mean of a loss over these targets has: places that count, or their weights."""
+        if self.soft or self.class_axis is None:
+            return float((~targets.isnan()).sum()) if targets.is_floating_point() else float(targets.numel())
+        flat = (targets[:, self.shift :] if self.shift else targets).reshape(-1).long()
+        counted = flat[self.counted(flat)]
+        if self.weights is None:
+            return float(len(counted))
+        return float(self.weights.to(counted.device).double()[counted].sum())
+
+    def accuracy(self, output: Tensor, targets: Tensor) -> Tensor | None:
+        """Share of right predictions among the places that count, a float64 scalar; None if there is no such thing."""
+        if self.class_axis is not None:
+            scores, wanted = self.aligned(output, targets)
+            if self.soft:
+                return (scores.argmax(1) == wanted.argmax(1)).double().mean()
+            right, counted = scores.argmax(1) == wanted, self.counted(wanted)
+            return (right & counted).double().sum() / counted.double().sum()
+        if self.kind not in ("binary", "multilabel", "dense") or self.output not in ("logits", "probabilities"):
+            return None
+        wanted = targets.reshape(-1)
+        counted = (wanted == 0) | (wanted == 1)
+        says_yes = output.reshape(-1) > (0.5 if self.output == "probabilities" else 0)
+        return ((says_yes == (wanted > 0.5)) & counted).double().sum() / counted.double().sum()
+
+
+def read(
+    output: Tensor,
+    targets: Tensor,
+    loss: float | None,
+    gradient: Tensor | None,
+    bounded: Callable[[], bool],
+    weights: list[Tensor],
+    *,
+    declared: bool = False,
+) -> Reading:
+    """What the outputs are: shapes and values, and either a usual loss that gives the module's own, or its gradient.
+
+    A loss of another form still tells what the targets are: it pulls the number of each target's class up.
+
+    Args:
+        output: of the model, ``(N, …)``.
+        targets: beside it.
+        loss: of the module on these; None if it is not known.
+        gradient: of that loss by ``output``; None if it is not known.
+        bounded: whether the outputs stay within [0, 1] whatever the weights are; asked only if nothing else tells.
+        weights: vectors that the module holds, which may be weights of classes.
+        declared: the user says that these are logits and their targets.
+    """
+    output, targets = output.detach(), targets.detach()
+    if targets.is_complex() or output.is_complex() or not output.is_floating_point():
+        return Reading()
+    if targets.ndim > 1 and targets.ndim == output.ndim and targets.shape[1] == 1 < output.shape[1]:
+        targets = targets[:, 0]
+    for reading in _of_classes(output, targets):
+        with_loss = _matched_classes(reading, output, targets, loss, weights)
+        if with_loss is not None:
+            return with_loss
+    for reading in _of_classes(output, targets):
+        for shift in _shifts(reading, output, targets):
+            pulled = replace(reading, shift=shift)
+            if declared or (gradient is not None and _pulls_up(pulled, gradient, targets)):
+                form = "logits" if declared else _distribution(output.movedim(reading.class_axis or 0, -1))
+                return replace(pulled, output=form)
+    if targets.numel() == output.numel():
+        return _of_numbers(output, targets, loss, gradient, bounded, declared)
+    return Reading()
+
+
+# ---- classes -----------------------------------------------------------------------------------------------
+
+
+def _of_classes(output: Tensor, targets: Tensor) -> Iterator[Reading]:
+    """Ways in which whole-number targets can be classes of the outputs."""
+    whole = not targets.is_floating_point() or bool((targets == targets.round()).all())
+    if not whole or targets.dtype is torch.bool:
+        return
+    shapes: list[tuple[int, Tensor]] = []
+    for axis in range(1, output.ndim):
+        if (*output.shape[:axis], *output.shape[axis + 1 :]) == tuple(targets.shape):
+            shapes.append((axis, targets))
+    if not shapes and output.ndim == 2 and len(output) == targets.numel():  # outputs flattened over places
+        shapes.append((1, targets))
+    for axis, own in shapes:
+        classes = output.shape[axis]
+        values = own.unique()
+        inside = values[(values >= 0) & (values < classes)]
+        outside = values[(values < 0) | (values >= classes)]
+        if classes < 2 or not len(inside) or len(outside) > 1:
+            continue
+        kind: Kind = "multiclass" if own.ndim == 1 else "tokens" if own.ndim == 2 else "dense"
+        yield Reading(kind, classes=classes, class_axis=axis, ignored=tuple(map(int, outside)))
+
+
+def _matched_classes(
+    reading: Reading, output: Tensor, targets: Tensor, loss: float | None, weights: list[Tensor]
+) -> Reading | None:
+    """The reading under which a usual loss is the module's own."""
+    if loss is None:
+        return None
+    for shift in _shifts(reading, output, targets):
+        shifted = replace(reading, shift=shift)
+        scores, wanted = shifted.aligned(output, targets)
+        present = [v for v in _USUAL_IGNORED if 0 <= v < reading.classes and bool((wanted == v).any())]
+        common = int(wanted.mode().values)
+        choices = [(), *((v,) for v in dict.fromkeys([*present, common]) if v >= 0)]
+        vectors = [None, *(vector for vector in weights if vector.shape == (reading.classes,))]
+        for ignored in choices if reading.kind != "multiclass" else [()]:
+            for vector in vectors:
+                own = replace(shifted, ignored=(*reading.ignored, *ignored), weights=vector)
+                counted = own.counted(wanted)
+                if not bool(counted.any()):
+                    continue
+                for form, log_probabilities in _log_probabilities(scores[counted]):
+                    terms = F.nll_loss(
+                        log_probabilities, wanted[counted], weight=_like(vector, scores), reduction="sum"
+                    )
+                    total = own.terms(targets)
+                    for sums in (False, True):
+                        if _equal(float(terms if sums else terms / total), loss):
+                            return replace(own, output=form, matched="cross_entropy", sums=sums)
+    return None
+
+
+def _shifts(reading: Reading, output: Tensor, targets: Tensor) -> tuple[int, ...]:
+    sequences = reading.kind == "tokens" and output.ndim == targets.ndim + 1 and targets.shape[1] > 1
+    return (0, 1) if sequences else (0,)
+
+
+def _pulls_up(reading: Reading, gradient: Tensor, targets: Tensor) -> bool:
+    """Whether going down the gradient raises each target's own number, and none of the others more."""
+    slopes, wanted = reading.aligned(gradient, targets)
+    counted = reading.counted(wanted) & (slopes != 0).any(1)
+    slopes, wanted = slopes[counted], wanted[counted]
+    own = slopes.gather(1, wanted[:, None])[:, 0]
+    return bool(len(own)) and bool(((own < 0) & (own <= slopes.amin(1))).all())
+
+
+def _like(vector: Tensor | None, scores: Tensor) -> Tensor | None:
+    return None if vector is None else vector.to(scores.device, scores.dtype)
+
+
+def _log_probabilities(scores: Tensor) -> Iterator[tuple[Output, Tensor]]:
+    """``(M, C)`` scores as log-probabilities, if they were this or that."""
+    form = _distribution(scores)
+    if form == "probabilities":
+        yield form, scores.clamp(min=1e-38).log()
+    elif form == "log_probabilities":
+        yield form, scores
+    yield "logits", scores.log_softmax(-1)
+
+
+def _distribution(scores: Tensor) -> Output:
+    """By values alone: rows of probabilities, of their logarithms, or logits."""
+    scores = scores.double()
+    if bool((scores >= 0).all()) and bool(((scores.sum(-1) - 1).abs() < 1e-3).all()):
+        return "probabilities"
+    if bool((scores <= 0).all()) and bool((scores.exp().sum(-1) - 1).abs().max() < 1e-3):
+        return "log_probabilities"
+    return "logits"
+
+
+# ---- one number per target ---------------------------------------------------------------------------------
+
+
+def _of_numbers(
+    output: Tensor,
+    targets: Tensor,
+    loss: float | None,
+    gradient: Tensor | None,
+    bounded: Callable[[], bool],
+    declared: bool,
+) -> Reading:
+    known = ~targets.isnan() if targets.is_floating_point() else torch.ones_like(targets, dtype=torch.bool)
+    wanted = targets.to(output.dtype)
+    if not bool(known.any()):
+        return Reading()
+    alike = output.shape == targets.shape and output.ndim >= 2 and output.shape[1] > 1
+    if alike and bool((wanted >= 0).all()) and bool(((wanted.sum(1) - 1).abs() < 1e-4).all()):
+        soft = Reading("multiclass" if output.ndim == 2 else "dense", classes=output.shape[1], class_axis=1, soft=True)
+        one_hot = bool(((wanted == 0) | (wanted == 1)).all())
+        scores, shares = soft.aligned(output, wanted)
+        for form, log_probabilities in _log_probabilities(scores):
+            terms = -(shares * log_probabilities).sum()
+            for sums in (False, True):
+                if loss is not None and _equal(float(terms if sums else terms / len(shares)), loss):
+                    return replace(soft, output=form, matched="cross_entropy", sums=sums)
+        if one_hot and _binary_form(output, wanted, known, loss) is None:
+            return replace(soft, output=_distribution(scores))
+    if bool(((wanted == 0) | (wanted == 1))[known].all()):
+        form = _binary_form(output, wanted, known, loss)
+        if form is None and _squared(output, wanted, known, loss):
+            form = "probabilities" if bounded() else None
+            return Reading(_yes_or_no(targets), form, matched="mse") if form else Reading("regression", "values")
+        if form is None:
+            if not declared and not (gradient is not None and _pushes_apart(gradient, wanted, known)):
+                return Reading()
+            form = "probabilities" if not declared and bounded() else "logits"
+            return Reading(_yes_or_no(targets), form)
+        return Reading(_yes_or_no(targets), form, matched="binary_cross_entropy")
+    return Reading("regression", "values", matched="mse" if _squared(output, wanted, known, loss) else "")
+
+
+def _pushes_apart(gradient: Tensor, wanted: Tensor, known: Tensor) -> bool:
+    """Whether going down the gradient raises the numbers of the yes, and lowers those of the no."""
+    slopes, yes = gradient.reshape(-1)[known.reshape(-1)], wanted.reshape(-1)[known.reshape(-1)] > 0.5
+    return bool((slopes != 0).any()) and bool((torch.where(yes, slopes <= 0, slopes >= 0)).all())
+
+
+def _yes_or_no(targets: Tensor) -> Kind:
+    if targets.numel() == len(targets):
+        return "binary"
+    return "multilabel" if targets.ndim == 2 else "dense"
+
+
+def _binary_form(output: Tensor, wanted: Tensor, known: Tensor, loss: float | None) -> Output | None:
+    """The form under which binary cross-entropy, mean or sum, is the module's loss."""
+    if loss is None:
+        return None
+    numbers, answers = output.reshape(-1)[known.reshape(-1)], wanted.reshape(-1)[known.reshape(-1)]
+    if bool(((numbers >= 0) & (numbers <= 1)).all()):
+        terms = F.binary_cross_entropy(numbers, answers, reduction="none")
+        if _equal(float(terms.mean()), loss) or _equal(float(terms.sum()), loss):
+            return "probabilities"
+    terms = F.binary_cross_entropy_with_logits(numbers, answers, reduction="none")
+    return "logits" if _equal(float(terms.mean()), loss) or _equal(float(terms.sum()), loss) else None
+
+
+def _squared(output: Tensor, wanted: Tensor, known: Tensor, loss: float | None) -> bool:
+    errors = (output.reshape(-1) - wanted.reshape(-1))[known.reshape(-1)].square()
+    return loss is not None and any(_equal(float(value), loss) for value in (errors.mean(), errors.sum()))
+
+
+def _equal(a: float, b: float) -> bool:
+    return abs(a - b) <= 1e-4 * max(abs(a), abs(b)) + 1e-7

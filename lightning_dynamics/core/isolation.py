@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import operator
 import sys
-import weakref
-from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_dynamics.core.module_state import plain_attributes, restores_of
 from lightning_dynamics.core.precision import default_dtype, full_precision
-from lightning_dynamics.core.random_state import Restore, generators_of, preserved_random_state, seed_all
+from lightning_dynamics.core.random_state import generators_of, preserved_random_state, seed_all
+from lightning_dynamics.core.restore import Restore
 
 Mode = Literal["eval", "train"]
 
@@ -27,42 +24,61 @@ def isolated(
 ) -> Iterator[list[Any]]:
     """Run anything on ``module`` and have it, and every random stream, back bit for bit, on exceptions too.
 
-    Restored: parameters and buffers (values and storage), ``.grad``, ``requires_grad``, each submodule's
-    training flag, hooks, everything the submodules hold as plain attributes (torchmetrics states, lists that a
-    ``training_step`` appends to, generators of their own), autocast and grad mode, and the random number
-    streams of torch (all devices in use), NumPy and Python. Not restored: what hides inside objects of other
-    classes that the module holds.
+    Restored:
+
+    * parameters and buffers: values, storage, shape, version counter, ``.grad``, ``requires_grad``; which there are;
+    * of each submodule its class (a lazy one is lazy again), training flag, hooks, and every plain attribute:
+      numbers, tensors, arrays, metrics, and lists, dicts, sets and deques with what is in them;
+    * attributes and slots of other objects that the module holds (meters, queues, running averages; those that they
+      hold, too; objects of bound methods), and modules that are held without being registered. For each
+      submodule up to 10,000 values are opened, the nearest first. Of a container of over 1,000 items the items come
+      back, but are not opened;
+    * autocast, grad mode, and the random number streams of torch (all devices in use), NumPy, Python, and of
+      generators that the module holds.
+
+    Not restored: what Trainers, data sets and loaders, loggers, optimizers, threads and their queues hold; iterators
+    that are drawn from; closures, class attributes and global variables; state of C extensions; files.
 
     Inside, gradients are ``None``: an analysis takes its own with ``torch.autograd.grad``, never
     ``.backward()``, which would reach DDP's reducer. Nothing is computed in less than float32. Compiled submodules
-    run uncompiled: hooks placed after compilation fire, and nothing is compiled a second time.
+    run uncompiled: hooks placed after compilation fire, and nothing is compiled a second time. Transformer encoders
+    run without their fast path, so that hooks see ordinary tensors. ``Embedding(max_norm=…)`` renormalises its rows
+    as in training, but writes to the weight only where a row is too long.
 
     Args:
         module: the bare module, not a strategy's wrapper.
-        mode: training flag given to every submodule. ``module.train()`` is not called: users override it.
+        mode: ``"eval"``: every submodule's training flag is False inside; ``module.eval()`` is not called: users
+            override it. ``"train"``: as it is trained. If ``module`` is in training mode, all flags stay as they are,
+            so that a BatchNorm kept in eval mode is; if not, ``module.train()`` is called inside, the user's own too.
         seed: seeds torch, NumPy, Python and the module's own generators inside, so that an analysis repeats itself.
         grad: whether autograd is on inside.
 
     Yields:
         The generators that the submodules hold.
 
-    Cost: one copy of parameters, buffers and tensor attributes, in memory and in time.
+    Cost: one copy of parameters, buffers and the tensors in attributes and objects, in memory and in time.
     """
-    device_types = {"cpu"} | {tensor.device.type for tensor in module.parameters()} - {"meta"}
-    streams = generators_of(*map(_plain_attributes, module.modules()))
+    attributes, parameters = plain_attributes(module), list(module.parameters())
+    device_types = {"cpu"} | {tensor.device.type for tensor in parameters} - {"meta"}
+    streams = generators_of(*attributes.values())
     with ExitStack() as stack:
         stack.enter_context(preserved_random_state(*streams))
-        stack.callback(_undo, _module_restores(module))
+        stack.callback(_undo, restores_of(attributes, parameters, module.buffers()))
         stack.enter_context(_uncompiled())
+        stack.enter_context(_ordinary_tensors())
+        stack.enter_context(_rows_renormalised_where_needed())
         stack.enter_context(torch.set_grad_enabled(grad))
         stack.enter_context(full_precision())
-        stack.enter_context(_new_tensors_as_wide_as(module))
+        stack.enter_context(_new_tensors_as_wide_as(parameters))
         for device_type in device_types:
             stack.enter_context(torch.autocast(device_type, enabled=False))
-        for parameter in module.parameters():
+        for parameter in parameters:
             parameter.grad = None
-        for submodule in module.modules():
-            submodule.training = mode == "train"
+        if mode == "eval":
+            for submodule in attributes:
+                submodule.training = False
+        elif not module.training:
+            module.train()
         if seed is not None:
             seed_all(seed, *streams)
         yield streams
@@ -80,127 +96,11 @@ def _undo(restores: list[Restore]) -> None:
         raise failure
 
 
-def _plain_attributes(module: nn.Module) -> dict[str, Any]:
-    """What a module holds beside parameters, buffers and submodules: its training flag among them."""
-    registries = {"_parameters", "_buffers", "_modules"}
-    return {name: value for name, value in vars(module).items() if name not in registries}
-
-
-def _module_restores(module: nn.Module) -> list[Restore]:
-    """What must be called, last first, to have the module back."""
-    restores: list[Restore] = []
-    for parameter in module.parameters():
-        # The gradient itself goes out of reach while the analysis runs, so it need not be copied. It is put back
-        # when the parameter has its shape and type again.
-        restores.append(partial(setattr, parameter, "grad", parameter.grad))
-        restores.append(partial(setattr, parameter, "requires_grad", parameter.requires_grad))
-    for tensor in (*module.parameters(), *module.buffers()):
-        restores.append(_keep_tensor(tensor))
-    for submodule in module.modules():
-        held = _plain_attributes(submodule)
-        for value in held.values():
-            if type(value) in _HOOKS and not value:  # every module has a dozen of them
-                restores.append(value.clear)
-            elif keep := _keep_contents(value):
-                restores.append(keep)
-        restores.append(partial(_put_back_attributes, submodule, held))
-        # A TorchScript module keeps its flag and its registries out of Python's reach.
-        restores.append(partial(setattr, submodule, "training", submodule.training))
-        for registry in (submodule._parameters, submodule._buffers, submodule._modules):
-            if isinstance(registry, dict):
-                restores.append(_keep_items(registry))
-    return restores
-
-
-def _put_back_attributes(module: nn.Module, held: dict[str, Any]) -> None:
-    for name in _plain_attributes(module).keys() - held.keys():
-        del module.__dict__[name]
-    module.__dict__.update(held)
-
-
-# Proxies among them: a dead one cannot even be asked what it is.
-_PLAIN = {int, float, bool, str, bytes, type(None), *weakref.ProxyTypes}
-_HOOKS = {dict, OrderedDict}
-_CONTAINERS = (dict, list, deque, set, tuple)
-_LONGEST = 1000
-
-
-def _keep_contents(value: Any, depth: int = 3) -> Restore | None:
-    """How to undo changes made inside ``value`` itself; None for values that are not opened.
-
-    A container of over 1,000 items gets the same items back, but the items are not opened: they are data.
-    """
-    if depth == 0 or type(value) in _PLAIN:
-        return None
-    if isinstance(value, Tensor):
-        return _keep_tensor(value)
-    if isinstance(value, np.ndarray):
-        return partial(np.copyto, value, value.copy()) if value.flags.writeable else None
-    if not isinstance(value, _CONTAINERS):
-        return None
-    items = [] if isinstance(value, tuple) else [_keep_items(value)]
-    if 0 < len(value) <= _LONGEST:
-        inner = (_keep_contents(item, depth - 1) for item in (value.values() if isinstance(value, dict) else value))
-        items.extend(keep for keep in inner if keep)
-    return partial(_do_all, items) if len(items) > 1 else next(iter(items), None)
-
-
-def _do_all(restores: list[Restore]) -> None:
-    for restore in restores:
-        restore()
-
-
-def _keep_items(container: Any) -> Restore:
-    return partial(_put_back_items, container, container.copy()) if container else container.clear
-
-
-def _put_back_items(container: Any, items: Any) -> None:
-    """Same items, same order. What did not change is not touched: some containers refuse to be filled."""
-    now, before = [list(c.values() if isinstance(c, dict) else c) for c in (container, items)]
-    if len(now) == len(before) and all(map(operator.is_, now, before)):
-        if not isinstance(container, dict) or list(container) == list(items):
-            return
-    container.clear()
-    if isinstance(container, dict):
-        for key, value in items.items():
-            container[key] = value
-    elif isinstance(container, set):
-        container.update(items)
-    else:
-        container.extend(items)
-
-
-def _keep_tensor(tensor: Tensor) -> Restore:
-    if tensor.is_meta or tensor.layout is not torch.strided or nn.parameter.is_lazy(tensor):
-        return _nothing
-    # An expanded tensor cannot be written in place, by us or by anyone.
-    expanded = any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
-    storage, saved = tensor.data, None if expanded else tensor.detach().clone()
-
-    def restore() -> None:
-        # Through ``.data``: the version counters of a live autograd graph must not move.
-        if _memory(tensor) != _memory(storage):
-            tensor.data = storage
-        if saved is not None:
-            tensor.data.copy_(saved)
-
-    return restore
-
-
-def _memory(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
-
-
-def _nothing() -> None:
-    pass
-
-
 @contextmanager
-def _new_tensors_as_wide_as(module: nn.Module) -> Iterator[None]:
+def _new_tensors_as_wide_as(parameters: Sequence[Tensor]) -> Iterator[None]:
     """In double precision training, what a ``training_step`` makes without a dtype is float64."""
     before = torch.get_default_dtype()
-    parameter = next(module.parameters(), None)
-    if parameter is None or parameter.dtype is not torch.float64 or before is torch.float64:
+    if not parameters or parameters[0].dtype is not torch.float64 or before is torch.float64:
         yield
         return
     with default_dtype(torch.float64):
@@ -214,3 +114,47 @@ def _uncompiled() -> Iterator[None]:
         return
     with torch.compiler.set_stance("force_eager"):
         yield
+
+
+@contextmanager
+def _ordinary_tensors() -> Iterator[None]:
+    """No nested tensors, which Transformer encoders make of padded batches in eval mode, and hooks cannot read."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+_RENORM = "_no_grad_embedding_renorm_"
+
+
+@contextmanager
+def _rows_renormalised_where_needed() -> Iterator[None]:
+    """``max_norm`` of embeddings does not write to rows that keep to it, where a graph may need the weight.
+
+    torch writes them all, which breaks graphs of earlier minibatches if another layer shares the weight. A row that
+    is too long is still written: the layers that share it must see it, as in training. Graphs that have saved
+    the weight before cannot be walked back then, which torch says.
+    """
+    original = getattr(nn.functional, _RENORM)
+
+    def renormalise(weight: Tensor, input: Tensor, max_norm: float, norm_type: float) -> Any:
+        if torch._C._functorch.is_functorch_wrapped_tensor(weight) or _is_too_long(weight, input, max_norm, norm_type):
+            return original(weight, input, max_norm, norm_type)
+        return None
+
+    setattr(nn.functional, _RENORM, renormalise)
+    try:
+        yield
+    finally:
+        setattr(nn.functional, _RENORM, original)
+
+
+def _is_too_long(weight: Tensor, input: Tensor, max_norm: float, norm_type: float) -> bool:
+    """Any row that is looked up, by more than rounding: a row that was renormalised may be so again, for ever."""
+    rows = weight.data[input.reshape(-1)]
+    if rows.dtype in (torch.float16, torch.bfloat16):
+        rows = rows.float()
+    return bool((rows.norm(norm_type, 1) > max_norm * (1 + 8 * torch.finfo(weight.dtype).eps)).any())

@@ -6,7 +6,7 @@ import copy
 import random
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-Restore = Callable[[], None]
+from lightning_dynamics.core.restore import Restore
 
 
 def seed_all(seed: int, *owners: Any) -> None:
@@ -88,6 +88,7 @@ _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, rand
 _LEAVES = (*weakref.ProxyTypes, str, int, float, bytes, Tensor, np.ndarray, type, FunctionType, ModuleType)
 # The commonest of them by their very type: asking that first takes a fraction of the time.
 _COMMON_LEAVES = {str, int, float, bool, bytes, type(None), Tensor, nn.Parameter, np.ndarray, FunctionType}
+_DICTS = {dict, OrderedDict}
 _CONTAINERS = (list, tuple, set, deque)
 _LONGEST = 1000  # longer containers are data, not transforms
 _MOST = 10_000  # objects looked at per owner
@@ -111,14 +112,15 @@ def generators_of(*owners: Any) -> list[Any]:
                 if not isinstance(value, random.SystemRandom):  # has no state
                     found.append(value)
             elif len(queue) < _MOST:
-                queue.extend([held for held in _held(value) if not _is_common_leaf(held)])
+                # Left out: plain values, tensors, and the dozen empty dictionaries for hooks that every module has.
+                queue.extend(
+                    [
+                        held
+                        for held in _held(value)
+                        if (kind := type(held)) not in _COMMON_LEAVES and (kind not in _DICTS or held)
+                    ]
+                )
     return found
-
-
-def _is_common_leaf(value: Any) -> bool:
-    """Plain values, tensors, and the dozen empty dictionaries for hooks that every module has."""
-    kind = type(value)
-    return kind in _COMMON_LEAVES or (kind in (dict, OrderedDict) and not value)
 
 
 def _held(value: Any) -> Iterable[Any]:

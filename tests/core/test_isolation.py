@@ -282,23 +282,157 @@ def test_a_live_graph_can_still_be_walked_back(net: Net) -> None:
 
 
 def test_flags_inside(net: Net) -> None:
-    for mode in ("eval", "train"):
-        with isolated(net, mode=mode):  # type: ignore[arg-type]
-            assert {module.training for module in net.modules()} == {mode == "train"}
-            assert not torch.is_grad_enabled()
-            assert all(parameter.grad is None for parameter in net.parameters())
+    with isolated(net, mode="eval"):
+        assert not any(module.training for module in net.modules())
+        assert not torch.is_grad_enabled()
+        assert all(parameter.grad is None for parameter in net.parameters())
     with torch.no_grad(), isolated(net, grad=True):
         assert torch.is_grad_enabled()
 
 
-def test_train_is_not_called_where_users_override_it() -> None:
-    class Frozen(nn.Linear):
-        def train(self, mode: bool = True) -> Frozen:
+def test_what_is_kept_in_eval_mode_while_training_stays_so(net: Net) -> None:
+    """A frozen BatchNorm: with its flag on, the analysis would be one of another function than the one trained."""
+    assert net.training and not net.frozen.training
+    flags = {name: module.training for name, module in net.named_modules()}
+    with isolated(net, mode="train"):
+        assert {name: module.training for name, module in net.named_modules()} == flags
+
+
+class Backbone(nn.Sequential):
+    """Keeps its first layer in eval mode, in the way that people write it."""
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        self[0].eval()
+        self.calls = getattr(self, "calls", 0) + 1
+        return self
+
+
+def test_a_module_in_eval_mode_is_trained_by_its_own_train() -> None:
+    net = Backbone(nn.BatchNorm1d(2), nn.Dropout()).eval()
+    calls = net.calls
+    with isolated(net, mode="train"):
+        assert net.training and net[1].training and not net[0].training
+    assert not any(module.training for module in net.modules()) and net.calls == calls
+
+
+def test_train_is_not_called_in_training_mode() -> None:
+    """Flags that were set since the last ``train()`` stay, too."""
+    net = Backbone(nn.BatchNorm1d(2), nn.Dropout()).train()
+    net[1].eval()
+    calls = net.calls
+    for mode in ("train", "eval"):
+        with isolated(net, mode=mode):  # type: ignore[arg-type]
+            assert net.calls == calls and not net[1].training
+    assert net.training and not net[1].training
+
+
+def test_eval_is_not_called() -> None:
+    class Loud(nn.Linear):
+        def eval(self) -> Loud:
             raise AssertionError("called")
 
-    net = Frozen(2, 2)
-    with isolated(net, mode="train"):
-        assert net.training
+    with isolated(net := Loud(2, 2)):
+        assert not net.training
+
+
+def test_a_live_graph_survives_what_is_written_inside() -> None:
+    """Its tensors have their values again, so autograd must not take them for others."""
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2).eval(), nn.Linear(2, 2))
+    x = torch.randn(3, 2, requires_grad=True)
+    net(x).sum().backward()
+    alone, x.grad = x.grad, None
+    loss = net(x).sum()
+    with isolated(net, mode="train", grad=True):
+        for tensor in (*net.parameters(), *net.buffers()):
+            with torch.no_grad():
+                tensor.add_(1)
+    loss.backward()
+    assert torch.equal(x.grad, alone)
+
+
+def test_buffers_that_get_another_size() -> None:
+    """Observers of quantisation-aware training do that in their first forward pass."""
+    net = nn.Linear(2, 2)
+    net.register_buffer("low", torch.zeros(0))
+    net.register_buffer("high", torch.tensor([1.0, 2.0]))
+    low, high = net.low, net.high
+    with isolated(net):
+        net.low.resize_(3).fill_(7)
+        net.high.resize_(40).fill_(7)
+    assert net.low is low and low.shape == (0,)
+    assert net.high is high and high.tolist() == [1, 2]
+
+
+def test_transformer_encoders_put_out_ordinary_tensors(net: Net) -> None:
+    """In eval mode, with a padding mask, their fast path hands nested tensors from layer to layer."""
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+    padding = torch.tensor([[False, False, True], [False, True, True]])
+    shapes: list[Any] = []
+    before = torch.backends.mha.get_fastpath_enabled()
+    with pytest.raises(ZeroDivisionError), isolated(encoder):
+        encoder.layers[0].register_forward_hook(lambda *args: shapes.append((args[2].is_nested, args[2].shape)))
+        encoder(torch.randn(2, 3, 8), src_key_padding_mask=padding)
+        raise ZeroDivisionError
+    assert shapes == [(False, (2, 3, 8))]
+    assert torch.backends.mha.get_fastpath_enabled() == before
+
+
+class Tied(nn.Module):
+    def __init__(self, bag: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed: Any = (nn.EmbeddingBag if bag else nn.Embedding)(5, 3, max_norm=0.5)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(self.embed(x), self.embed.weight).square().sum()
+
+
+@pytest.mark.parametrize("bag", [False, True])
+def test_max_norm_is_training_s_own(bag: bool) -> None:
+    """Loss and gradient where rows are too long, shared with another layer; then the weight comes back."""
+    x = torch.tensor([[0, 1], [3, 1]])
+    trained, net = Tied(bag), Tied(bag)
+    loss = trained(x)
+    (gradient,) = torch.autograd.grad(loss, [trained.embed.weight])
+    before = snapshot(net)
+    assert (net.embed.weight.norm(dim=1) > 0.5).any()
+    with isolated(net, grad=True):
+        found = net(x)
+        assert torch.equal(found, loss)
+        assert torch.equal(torch.autograd.grad(found, [net.embed.weight])[0], gradient)
+    assert differences(before, snapshot(net)) == []
+
+
+@pytest.mark.parametrize("bag", [False, True])
+def test_max_norm_that_is_kept_to_breaks_no_graph(bag: bool) -> None:
+    net, free = Tied(bag), Tied(bag)
+    everything = torch.arange(5)[None]
+    net(everything)
+    free.load_state_dict(net.state_dict())
+    free.embed.max_norm = None
+    first, second = torch.tensor([[0, 1]]), torch.tensor([[3, 1]])
+    with isolated(net, grad=True):
+        loss = net(first)
+        net(second)
+        (found,) = torch.autograd.grad(loss, [net.embed.weight])
+    (expected,) = torch.autograd.grad(free(first), [free.embed.weight])
+    assert torch.equal(found, expected)
+    renormalise = nn.functional._no_grad_embedding_renorm_
+    with pytest.raises(ZeroDivisionError), isolated(net):
+        raise ZeroDivisionError
+    assert nn.functional._no_grad_embedding_renorm_ is renormalise
+
+
+def test_a_graph_that_max_norm_would_falsify_is_refused() -> None:
+    net = Tied(False)
+    with isolated(net, grad=True):
+        loss = net(torch.tensor([[0, 1]]))
+        net(torch.tensor([[3, 4]]))
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.grad(loss, [net.embed.weight])
 
 
 def test_autocast_is_off_inside_and_back_afterwards() -> None:

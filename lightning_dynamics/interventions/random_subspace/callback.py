@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, final, get_args
 
@@ -12,10 +13,17 @@ from torch.optim import Optimizer
 from lightning_dynamics.core.checks import check_count
 from lightning_dynamics.core.distributed import require_whole_model
 from lightning_dynamics.core.lightning import Callback, ConfigurationError, gradients_are_complete, steps_taken
-from lightning_dynamics.core.parameters import assign, flatten, select_parameters, unflatten
+from lightning_dynamics.core.parameters import assign, flatten, unflatten
 from lightning_dynamics.core.progress import progress
+from lightning_dynamics.interventions.messages import speaking
 from lightning_dynamics.interventions.random_subspace.estimator import FastfoodProjection, Kind, Projection, project
 from lightning_dynamics.interventions.random_subspace.optimizers import optimizer_of, replace_parameters
+from lightning_dynamics.interventions.random_subspace.selection import trained_parameters
+from lightning_dynamics.interventions.random_subspace.tuners import (
+    checkpoint_of_this_fit,
+    finds_learning_rates,
+    is_of_learning_rate_finder,
+)
 from lightning_dynamics.panels import Scalar
 from lightning_dynamics.publishing import publish_panels
 
@@ -41,6 +49,10 @@ class RandomSubspaceCallback(Callback):
     Checkpoints hold the weights, as usual, so that they can be used without this callback; and also θ_d, θ₀ and the
     seed, from which P is made again. A run that is resumed from one continues as if it had not been interrupted.
     Another ``fit`` of the same module continues in the same subspace.
+
+    Lightning's tuners (``LearningRateFinder``, ``BatchSizeFinder``, ``Tuner``) train a little before training, in the
+    whole space, because they take all callbacks out; then they put everything back, and the subspace begins as without
+    them. So a learning rate that they find is one for the weights and not for θ_d: a warning says so.
 
     Several processes (DDP) hold the same θ_d, and each makes the same P.
 
@@ -68,8 +80,10 @@ class RandomSubspaceCallback(Callback):
 
     Raises:
         ConfigurationError: before training: patterns that match nothing that is trained, more dimensions than
-            parameters, parameters of several optimizers or of groups with different settings, LBFGS, parameters on
-            several devices, sharded strategies, a checkpoint of another subspace or of none.
+            parameters, parameters of several optimizers or of groups with different settings, optimizers that cannot
+            train a vector (LBFGS, SparseAdam, Muon), lazy modules that have not run yet, complex parameters, parameters
+            on several devices, sharded strategies, a checkpoint of another subspace or of none, a tuner in a resumed
+            run.
 
     Example::
 
@@ -101,6 +115,8 @@ class RandomSubspaceCallback(Callback):
         self._theta_d: nn.Parameter | None = None
         self._theta_0: Tensor | None = None
         self._restored: dict[str, Any] | None = None
+        self._is_starting = False
+        self._resumed_from: list[Any] = []
         self._chosen: dict[str, nn.Parameter] = {}
         self._matrix: Projection | None = None
         self._hook: Any = None
@@ -147,36 +163,53 @@ class RandomSubspaceCallback(Callback):
         """Refuse strategies that keep parameters or optimizers to themselves."""
         if stage != "fit":
             return
-        require_whole_model(trainer)
-        if any(cls.__name__ == "DeepSpeedStrategy" for cls in type(trainer.strategy).__mro__):
-            raise ConfigurationError(
-                "DeepSpeed keeps its own copies of the weights; use Trainer(strategy='ddp') or a single device"
+        self._is_starting, self._restored, self._resumed_from = True, None, []
+        with speaking(self):
+            require_whole_model(trainer)
+            if any(cls.__name__ == "DeepSpeedStrategy" for cls in type(trainer.strategy).__mro__):
+                raise ConfigurationError(
+                    "DeepSpeed keeps its own copies of the weights; use Trainer(strategy='ddp') or a single device"
+                )
+        if trainer.is_global_zero and finds_learning_rates(trainer):
+            warnings.warn(
+                "RandomSubspaceCallback: LearningRateFinder trains in the whole space, not in the subspace, so the "
+                "learning rate that it finds is not one for θ_d; set its `update_attr=False`, and try rates by a short "
+                "`fit` each",
+                stacklevel=2,
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace the parameters by θ_d: the optimizers exist, and their states are not yet restored."""
-        self._chosen = self._trained(trainer, pl_module)
+        self._is_starting = False
+        with speaking(self):
+            self._begin(trainer, pl_module)
+        if self.announce and trainer.is_global_zero:
+            print(
+                f"RandomSubspaceCallback changes this training, on purpose: {len(self.theta_0):,} parameters move only "
+                f"in a random subspace of {self.dim:,} dimensions ({self.projection}, seed {self.seed}, "
+                f"{self.matrix.bytes() / 2**20:.1f} MiB)."
+            )
+
+    def _begin(self, trainer: Trainer, module: nn.Module) -> None:
+        self._chosen = trained_parameters(module, self.parameters, trainer.optimizers)
+        optimizer = optimizer_of(self._chosen.values(), trainer.optimizers)
+        resumed_from = checkpoint_of_this_fit(trainer, self._resumed_from)
         flat = self._flat()
+        if self.dim > len(flat):
+            raise ConfigurationError(
+                f"`dim={self.dim}` is more than the {len(flat)} parameters that are trained; choose at most as many, "
+                f"e.g. `dim={max(1, len(flat) // 10)}`"
+            )
         made = self._matrix
         if made is None or (made.size, made.dtype, made.device) != (len(flat), flat.dtype, flat.device):
             self._matrix = self._make(trainer, flat)
-        if not self._continues(trainer, flat):
+        if not self._continues(resumed_from, flat):
             self._theta_0 = flat
             self._theta_d = nn.Parameter(flat.new_zeros(self.dim))
-        theta_d = self._known(self._theta_d)
-        optimizer = optimizer_of(self._chosen.values(), trainer.optimizers)
-        replace_parameters(theta_d, self._chosen.values(), optimizer)
-        theta_d.grad = None
-        for parameter in self._chosen.values():
-            parameter.grad = None
-        self._remove_hook()
+        replace_parameters(self._known(self._theta_d), self._chosen.values(), optimizer)
+        self._forget_gradients()
+        self._let_go()
         self._hook = optimizer.register_step_post_hook(self._move)
-        if self.announce and trainer.is_global_zero:
-            print(
-                f"RandomSubspaceCallback changes this training, on purpose: {len(flat):,} parameters move only in a "
-                f"random subspace of {self.dim:,} dimensions ({self.projection}, seed {self.seed}, "
-                f"{self.matrix.bytes() / 2**20:.1f} MiB)."
-            )
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Pass the gradient of the weights on to θ_d."""
@@ -202,21 +235,41 @@ class RandomSubspaceCallback(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remove the hook from the optimizer."""
-        self._remove_hook()
+        self._let_go()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Lightning skips ``teardown`` when training fails."""
-        self._remove_hook()
+        self._let_go()
 
     def state_dict(self) -> dict[str, Any]:
-        """θ_d, θ₀ and what P is made from."""
-        if self._theta_d is None or self._theta_0 is None:
+        """θ_d, θ₀ and what P is made from; nothing before the subspace of this ``fit`` has begun."""
+        if self._is_starting or self._theta_d is None or self._theta_0 is None:
             return {}
         return {"theta_d": self.theta_d.clone(), "theta_0": self._theta_0, **self._making()}
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Before training, tuners save: from then on, ``trainer.ckpt_path`` is theirs."""
+        if self._is_starting:
+            self._resumed_from.append(trainer.ckpt_path)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse what a tuner found while training in the subspace had already begun."""
+        if self._hook is not None and is_of_learning_rate_finder(trainer.ckpt_path):
+            raise ConfigurationError(
+                "RandomSubspaceCallback: LearningRateFinder was used in the middle of training, where it trains "
+                "nothing, because it takes all callbacks out: its losses do not depend on the learning rate; remove "
+                "it, or let it run before training, with `update_attr=False`"
+            )
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep it until the optimizers exist."""
-        self._restored = state_dict
+        """Keep it until the optimizers exist; in the middle of training, go back to it."""
+        if self._hook is None:
+            self._restored = state_dict
+            return
+        self._check_making(state_dict)
+        self.theta_d.copy_(state_dict["theta_d"])
+        self.theta_0.copy_(state_dict["theta_0"])
+        self._forget_gradients()
 
     # ---- its own -------------------------------------------------------------------------------------------
 
@@ -224,52 +277,23 @@ class RandomSubspaceCallback(Callback):
         """What P is made from."""
         return {"dim": self.dim, "projection": self.projection, "seed": self.seed, "parameters": list(self._chosen)}
 
-    def _trained(self, trainer: Trainer, module: nn.Module) -> dict[str, nn.Parameter]:
-        """The parameters chosen, of those that an optimizer trains."""
-        in_optimizers = {
-            id(parameter)
-            for optimizer in trainer.optimizers
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-        }
-        selected = select_parameters(module, self.parameters)
-        chosen = {
-            name: parameter
-            for name, parameter in selected.items()
-            if parameter.requires_grad and id(parameter) in in_optimizers
-        }
-        if not chosen:
-            raise ConfigurationError(
-                f"`parameters={self.parameters!r}` matches only parameters that no optimizer trains: "
-                f"{', '.join(selected)}"
-            )
-        devices = {parameter.device for parameter in chosen.values()}
-        if len(devices) > 1:
-            raise ConfigurationError(
-                f"`parameters` lie on several devices ({', '.join(map(str, devices))}); choose those on one device"
-            )
-        size = sum(parameter.numel() for parameter in chosen.values())
-        if self.dim > size:
-            raise ConfigurationError(
-                f"`dim={self.dim}` is more than the {size} parameters that are trained; choose at most as many"
-            )
-        return chosen
+    def _check_making(self, restored: dict[str, Any]) -> None:
+        for argument, value in self._making().items():
+            if restored[argument] != value:
+                raise ConfigurationError(
+                    f"`{argument}={value!r}`, but the checkpoint was trained with {restored[argument]!r}; "
+                    "give the same, or load its weights into the module and train without `ckpt_path`"
+                )
 
-    def _continues(self, trainer: Trainer, flat: Tensor) -> bool:
+    def _continues(self, resumed_from: Any, flat: Tensor) -> bool:
         """Whether training continues in an existing subspace: of a checkpoint, or of an earlier ``fit``."""
         restored, self._restored = self._restored, None
         if restored:
-            making = self._making()
-            for argument, value in making.items():
-                if restored[argument] != value:
-                    raise ConfigurationError(
-                        f"`{argument}={value!r}`, but the checkpoint was trained with {restored[argument]!r}; "
-                        "give the same, or load its weights into the module and train without `ckpt_path`"
-                    )
+            self._check_making(restored)
             self._theta_0 = restored["theta_0"].to(flat)
             self._theta_d = nn.Parameter(restored["theta_d"].to(flat))
             return True
-        if trainer.ckpt_path is not None:
+        if resumed_from is not None:
             raise ConfigurationError(
                 "`ckpt_path` is a checkpoint of a training without this RandomSubspaceCallback, which cannot continue "
                 "in a subspace; load its weights into the module, and train without `ckpt_path`"
@@ -312,7 +336,13 @@ class RandomSubspaceCallback(Callback):
         """Write the weights: the optimizer has stepped."""
         assign(self._chosen, unflatten(self._reached(), self._chosen))
 
-    def _remove_hook(self) -> None:
+    def _forget_gradients(self) -> None:
+        for parameter in (self._known(self._theta_d), *self._chosen.values()):
+            parameter.grad = None
+
+    def _let_go(self) -> None:
+        """Of the optimizer; and of what was about to begin."""
+        self._is_starting = False
         if self._hook is not None:
             self._hook.remove()
             self._hook = None

@@ -11,14 +11,21 @@ from torch.optim import Optimizer
 
 from lightning_dynamics.core.lightning import ConfigurationError
 
-_AS_ONE = "a single vector can have only one; put them into one group, or choose fewer `parameters`"
+_AS_ONE = "a single vector can have only one; put them into one group, or choose fewer, e.g. `parameters='*.weight'`"
+_USE = "use another one in `configure_optimizers`, e.g. torch.optim.Adam"
+# By name, which the classes of other libraries share: not every torch has all of them.
+_REFUSED = {
+    "LBFGS": "evaluates the loss at several points within one step, and the weights of a subspace move once per step",
+    "SparseAdam": "takes sparse gradients alone, and that of θ_d is dense",
+    "Muon": "makes the step of a matrix orthogonal, and θ_d is a vector",
+}
 
 
 def optimizer_of(parameters: Collection[Tensor], optimizers: Sequence[Optimizer]) -> Optimizer:
     """The only optimizer that trains these parameters, in groups with the same settings.
 
     Raises:
-        ConfigurationError: there are several, or groups that differ, or it moves parameters within a step.
+        ConfigurationError: there are several, or groups that differ, or it cannot train a vector in their place.
     """
     chosen = {id(parameter) for parameter in parameters}
 
@@ -30,14 +37,10 @@ def optimizer_of(parameters: Collection[Tensor], optimizers: Sequence[Optimizer]
         names = ", ".join(type(optimizer).__name__ for optimizer in found)
         raise ConfigurationError(
             f"`parameters` are trained by {len(found)} optimizers ({names}), and a subspace is trained by one; choose "
-            "those of one optimizer, and add a second RandomSubspaceCallback for the others"
+            "those of one optimizer, e.g. `parameters='head.*'`, and add a second RandomSubspaceCallback for the others"
         )
     optimizer = found[0]
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise ConfigurationError(
-            "LBFGS evaluates the loss at several points within one step, and RandomSubspaceCallback moves the weights "
-            "once per step; use another optimizer"
-        )
+    _check_kind(optimizer)
     first, *others = [group for group in optimizer.param_groups if trains(group)]
     for group in others:
         different = sorted(
@@ -57,7 +60,8 @@ def replace_parameters(vector: nn.Parameter, parameters: Collection[Tensor], opt
     """Let the optimizer train ``vector`` instead of ``parameters``; its groups stay, because schedulers hold them.
 
     Raises:
-        ConfigurationError: the optimizer begins with different states for different parameters.
+        ConfigurationError: the optimizer begins with different states for different parameters, or goes on training
+            them by an optimizer of its own.
     """
     chosen = {id(parameter) for parameter in parameters}
     is_in = False
@@ -68,11 +72,27 @@ def replace_parameters(vector: nn.Parameter, parameters: Collection[Tensor], opt
         group["params"] = [group["params"][place] for place in kept] + [vector] * joins
         if "param_names" in group:
             group["param_names"] = [group["param_names"][place] for place in kept] + ["subspace"] * joins
+    for inner in vars(optimizer).values():
+        if isinstance(inner, Optimizer) and any(
+            id(parameter) in chosen for group in inner.param_groups for parameter in group["params"]
+        ):
+            raise ConfigurationError(
+                f"{type(optimizer).__name__} trains the parameters by a {type(inner).__name__} of its own, which would "
+                f"not know of θ_d; return the {type(inner).__name__} itself from `configure_optimizers`"
+            )
     begun = [(parameter, optimizer.state.pop(parameter)) for parameter in parameters if parameter in optimizer.state]
     if begun:
         optimizer.state[vector] = {
             name: _as_of(vector, name, [(parameter, state[name]) for parameter, state in begun]) for name in begun[0][1]
         }
+
+
+def _check_kind(optimizer: Any) -> None:
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigurationError(f"{type(optimizer).__name__} is no torch.optim.Optimizer; {_USE}")
+    for cls in type(optimizer).__mro__:
+        if cls.__name__ in _REFUSED:
+            raise ConfigurationError(f"{type(optimizer).__name__} {_REFUSED[cls.__name__]}; {_USE}")
 
 
 def _as_of(vector: nn.Parameter, name: str, values: Sequence[tuple[Tensor, Any]]) -> Any:

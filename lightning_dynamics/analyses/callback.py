@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -11,17 +12,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, final
 from torch import nn
 
 from lightning_dynamics.analyses.arguments import COMMON, Data, OnError, check, documented
+from lightning_dynamics.analyses.examples import Wanted, advice, explained
 from lightning_dynamics.analyses.history import History
 from lightning_dynamics.analyses.result import AnalysisResult
-from lightning_dynamics.core.checks import warn_of_failure
+from lightning_dynamics.core.checks import speaking, spoken, warn_of_failure
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.distributed import CollectiveFailure, Ranks, require_whole_model
+from lightning_dynamics.core.experiments import release_tasks
 from lightning_dynamics.core.isolation import Mode, isolated
-from lightning_dynamics.core.lightning import Callback, ConfigurationError, steps_taken, training_length
-from lightning_dynamics.core.objective import resolve_function
-from lightning_dynamics.core.probe import Probe, probe_for, release_probes
+from lightning_dynamics.core.lightning import Callback, ConfigurationError, steps_taken, tell, training_length
+from lightning_dynamics.core.objective import LossFn, PredictFn, resolve_function
+from lightning_dynamics.core.probe import Probe, release_probes
+from lightning_dynamics.core.probe_sources import NoIndex
 from lightning_dynamics.core.quiet import logging_disabled
+from lightning_dynamics.core.recording import Recorded, Recording, as_state, release_recording, shared
 from lightning_dynamics.core.schedule import Due, Length, Moment, Never, Schedule
+from lightning_dynamics.core.task import Task
 from lightning_dynamics.figures.result import closing_panels
 from lightning_dynamics.panels import Panel, Scalar
 from lightning_dynamics.publishing import Event, publish
@@ -55,8 +61,8 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         instead: common arguments that the subclass does not have, or has other values for.
 
     Raises:
-        ConfigurationError: on values that cannot work; also at ``setup`` and ``on_train_start``, for what can be
-            known only then, whatever ``on_error`` says.
+        ConfigurationError: on values that cannot work. What cannot work on this module or these data is found before
+            training, and follows ``on_error``: by default the callback says why, and rests.
     """
 
     group: ClassVar[str]
@@ -68,13 +74,18 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
     smallest_batch: ClassVar[int] = 1
     """Examples a minibatch must have; where the data set runs short, a smaller rest is left out."""
 
+    refusal: str | None = None
+    """Why it rests in this training, in words; None while it does not."""
+
     memory: dict[str, Any]
     """What the analysis remembers between events: tensors and plain values; goes into checkpoints."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Explain the common arguments in the subclass's docstring."""
+        """Explain the common arguments in the subclass's docstring; have its complaints say whose they are."""
         super().__init_subclass__(**kwargs)
         cls.__doc__ = documented(cls)
+        if "__init__" in vars(cls):
+            cls.__init__ = speaking(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(
         self,
@@ -99,8 +110,8 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         self.every_n_train_steps: int | None = given["every_n_train_steps"]
         self.at_start: bool = given["at_start"]
         self.at_end: bool = given["at_end"]
-        self.loss_fn: Any = resolve_function(given["loss_fn"], "loss_fn")
-        self.predict_fn: Any = resolve_function(given["predict_fn"], "predict_fn")
+        self.loss_fn: LossFn | None = resolve_function(given["loss_fn"], "loss_fn")
+        self.predict_fn: PredictFn | None = resolve_function(given["predict_fn"], "predict_fn")
         self.mode: Mode = given["mode"]
         self.seed: int = given["seed"]
         self.name: str | None = given["name"]
@@ -109,6 +120,16 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         self.shows: Due = self.schedule if shows is None else shows
         self.remembers: Due = Never() if remembers is None else remembers
         self.leaves_out = frozenset(leaves_out)
+        self._wanted = Wanted(
+            self.data,
+            self.second_data,
+            self.num_examples,
+            self.batch_size,
+            self.smallest_batch,
+            self.seed,
+            self.loss_fn,
+            self.predict_fn,
+        )
         self._identity = {
             "data": self.data if isinstance(self.data, str) else type(self.data).__name__,
             "second_data": "second" if not isinstance(self.second_data, str | None) else self.second_data,
@@ -125,6 +146,9 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         self._forget()
         self._module: weakref.ref[nn.Module] | None = None
         self._probes: list[Probe] = []
+        self._task: Task | None = None
+        self._recorded: list[Recorded] | None = None
+        self._waits = False
         self._label = self.group
 
     # ---- what an analysis is -------------------------------------------------------------------------------
@@ -200,37 +224,68 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         if self._module is not None and self._module() is not pl_module:
             self._forget()  # another model is fitted with the same callback
         self._module = weakref.ref(pl_module)
-        self._ready = False
+        self._ready, self._waits = False, False
+        self.refusal = None
         self._seen_step = steps_taken(trainer)
+        self._begin(trainer, pl_module)
+
+    @final
+    def _begin(self, trainer: Trainer, module: LightningModule) -> None:
+        """With the examples, or, where they have to be recorded first, when those are there."""
         moment = Moment("start", trainer.current_epoch, self._seen_step)
         error: Exception | None = None
+        task: Task | None = None
         try:
-            with self._undisturbed(pl_module) as streams:
-                self._probes = [
-                    probe_for(
-                        trainer,
-                        pl_module,
-                        data,
-                        argument=argument,
-                        num_examples=self.num_examples,
-                        batch_size=self.batch_size,
-                        smallest_batch=self.smallest_batch,
-                        seed=self.seed,
-                    )
-                    for argument, data in (("data", self.data), ("second_data", self.second_data))
-                    if data is not None
-                ]
-                self.prepare(self._context(trainer, pl_module, moment, streams))
+            with self._undisturbed(module) as streams:
+                self._probes, task, is_new = self._wanted.understood(trainer, module, self._recorded)
+                self._task, self.loss_fn = task, task.mean_loss(self._wanted.loss_fn)
+                if is_new:
+                    tell(str(task))
+                self.prepare(self._context(trainer, module, moment, streams))
+        except NoIndex as missing:
+            error = missing
+            self._waits = self._recorded is None
         except Exception as caught:
-            error = caught
-        # A mistake in the configuration ends every process's training, also where only one of them could see it.
-        if Ranks.of(trainer).any(isinstance(error, ConfigurationError)):
-            if isinstance(error, ConfigurationError):
-                raise error
-            raise ConfigurationError(f"{self.label}: cannot be done; the error of another process says why")
+            error = explained(caught, task, self.mode)
+        if Ranks.of(trainer).any(self._waits):
+            self._waits = True
+            return
         self._ready = not self._failed(trainer, error)
-        if self._history.step is None and self._due(moment):
-            self._analyse(trainer, pl_module, moment)
+        told = "" if task is None or not self._ready else advice(task, self.mode)
+        if told and trainer.is_global_zero:
+            warnings.warn(f"{self._speaker}: {told}", stacklevel=2)
+        if self._ready and self._history.step is None and self._due(moment):
+            self._analyse(trainer, module, moment)
+
+    @final
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Copy the first minibatches, where the data have no index to choose examples by."""
+        if not self._waits:
+            return
+        recording, error = Recording.of(trainer), None
+        try:
+            recording.see(batch, trainer.current_epoch, batch_idx)
+        except ConfigurationError as caught:
+            error = caught
+        if self._failed(trainer, error):
+            self._waits = False
+            return
+        self._begin_recorded(trainer, pl_module, at_least=self.num_examples)
+
+    @final
+    def _begin_recorded(self, trainer: Trainer, module: LightningModule, at_least: int) -> None:
+        recording, ranks = Recording.of(trainer), Ranks.of(trainer)
+        if ranks.any(recording.count() * ranks.size < at_least):
+            return
+        share = -(-self.num_examples // ranks.size)
+        self._recorded = shared(recording.first(share), ranks, module)
+        self._waits = False
+        if trainer.is_global_zero:
+            tell(
+                f"{self._speaker}: the training data have no index, so the examples are those of the first "
+                f"{len(self._recorded)} minibatches; it begins at step {self._seen_step}"
+            )
+        self._begin(trainer, module)
 
     @final
     def on_train_batch_end(
@@ -248,6 +303,8 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
     @final
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Analyse if the schedule says so; validation has run before."""
+        if self._waits:  # a short epoch: with what there is
+            self._begin_recorded(trainer, pl_module, at_least=1)
         moment = Moment("epoch", trainer.current_epoch, steps_taken(trainer))
         if self._due(moment):
             self._analyse(trainer, pl_module, moment)
@@ -276,8 +333,10 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Free the examples."""
         self._history.finish()
-        self._probes = []
+        self._probes, self._task, self._recorded = [], None, None
         release_probes(trainer)
+        release_tasks(trainer)
+        release_recording(trainer)
 
     @final
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -287,16 +346,18 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
     @final
     def state_dict(self) -> dict[str, Any]:
         """The results kept and the analysis's memory: tensors and plain values only."""
+        recorded = None if self._recorded is None else as_state(self._recorded)
         return {
             "history": self._history.to_state(),
             "memory": self.memory,
-        }
+        } | ({} if recorded is None else {"recorded": recorded})
 
     @final
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
         self._history.load_state(state_dict["history"], self.result_type)  # type: ignore[arg-type]
         self.memory = state_dict["memory"]
+        self._recorded = state_dict.get("recorded")
 
     # ---- one event -----------------------------------------------------------------------------------------
 
@@ -375,7 +436,18 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         description = self.label if shown else None
         second = self._probes[1] if self.second_data is not None else None
         length = Length(*training_length(trainer), is_fast_dev_run=bool(trainer.fast_dev_run))  # type: ignore[attr-defined]
-        return Context(module, self._probes[0], Ranks.of(trainer), moment, description, second, streams, length)
+        return Context(
+            module,
+            self._probes[0],
+            Ranks.of(trainer),
+            moment,
+            description,
+            second,
+            streams,
+            length,
+            self._task,
+            self.loss_fn,
+        )
 
     @final
     def _failed(self, trainer: Trainer, error: Exception | None) -> bool:
@@ -386,13 +458,24 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         if isinstance(error, CollectiveFailure):
             error = error.own
         if self.on_error == "raise":
+            if isinstance(error, ConfigurationError):
+                raise spoken(error, self._speaker) from error.__cause__
             if error is not None:
                 raise error
-            raise RuntimeError(f"{self.label}: the analysis failed in another process; its error says why")
+            raise RuntimeError(f"{self._speaker}: the analysis failed in another process; its error says why")
+        if isinstance(error, ConfigurationError):
+            self.refusal = str(error)
         if error is not None and not self._warned:
             self._warned = True
-            warn_of_failure(f"{type(self).__name__} ({self.label})", error)
+            warn_of_failure(self._speaker, error)
         return True
+
+    @property
+    @final
+    def _speaker(self) -> str:
+        """How every message begins."""
+        own = type(self).__name__
+        return own if self._label == self.group else f"{own} ({self._label})"
 
     @final
     def _forget(self) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 from torch import nn
 
 from lightning_dynamics.core.distributed import Ranks
+from lightning_dynamics.core.objective import LossFn
 from lightning_dynamics.core.probe import Batch, Probe
 from lightning_dynamics.core.progress import progress
 from lightning_dynamics.core.random_state import generators_of, seed_all
 from lightning_dynamics.core.schedule import Length, Moment
+from lightning_dynamics.core.task import EXAMPLES, Task
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Context:
         second_probe: further examples, if the analysis asked for some.
         streams: the generators that the module holds, if they are known.
         length: of the whole training.
+        task: what a batch means to the module.
+        loss_fn: ``(module, batch) -> scalar``; None for the module's ``training_step``.
     """
 
     module: nn.Module
@@ -39,6 +43,8 @@ class Context:
     second_probe: Probe | None = None
     streams: list[Any] | None = None
     length: Length = Length()
+    task: Task | None = None
+    loss_fn: LossFn | None = None
 
     def batches(self, probe: Probe | None = None) -> Iterator[Batch]:
         """This process's share of the probe (or of another one), with a progress bar if it takes long.
@@ -50,12 +56,19 @@ class Context:
         numbers = self.ranks.shard(range(len(probe.batches)))
         for number in progress(numbers, total=len(numbers), description=self.description):
             batch = probe.batch(number)
+            self.terms(batch, probe)  # now, before anybody takes the labels out
             self.seed(batch)
             yield batch
 
-    def terms(self, batch: Batch) -> float:
+    def terms(self, batch: Batch, probe: Probe | None = None) -> float:
         """How many terms the loss of this minibatch is a mean over: its weight in the mean over all of them."""
-        return float(len(batch))
+        if self.task is None or self.task.counter is EXAMPLES:
+            return float(len(batch))
+        known = (self.probe if probe is None else probe).terms
+        key = (id(self.task), batch.number)
+        if key not in known:
+            known[key] = self.task.terms(batch.data, len(batch))
+        return known[key]
 
     def seed(self, batch: Batch) -> None:
         """Begin the random streams of a minibatch anew: before it is run once more."""

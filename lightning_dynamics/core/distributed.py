@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -97,6 +97,13 @@ class Ranks:
         if self.size > 1:
             dist.broadcast_object_list(box, src=0, device=self.device)
         return cast(T, box[0])
+
+    def all_gather_object(self, value: T) -> list[T]:
+        """Every process's value, in every process."""
+        gathered: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(gathered, value)
+        return gathered
 
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set in any process."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_dynamics.core import objective
 from lightning_dynamics.core.batch_tree import (
@@ -23,7 +24,7 @@ from lightning_dynamics.core.batch_tree import (
     walk,
 )
 from lightning_dynamics.core.batchnorm import batchnorms
-from lightning_dynamics.core.calls import Call, CallTemplate, Record, captured, first_tensor, recorded
+from lightning_dynamics.core.calls import Call, CallTemplate, captured, first_tensor, recorded
 from lightning_dynamics.core.collating import sizes_to_compare
 from lightning_dynamics.core.forward_call import likely_templates
 from lightning_dynamics.core.isolation import isolated
@@ -67,6 +68,26 @@ def understand(
     if task.loss_known:
         task = replace(task, keeps_state=_keeps_state(module, probe, experiments, loss_fn))
     return task
+
+
+_tasks: WeakKeyDictionary[Any, dict[Any, Task]] = WeakKeyDictionary()
+
+
+def task_for(
+    trainer: Any, module: Any, probe: Probe, *, loss_fn: LossFn | None, predict_fn: PredictFn | None
+) -> tuple[Task, bool]:
+    """The task that callbacks of one Trainer share, and whether it is new: found out just now."""
+    known = _tasks.setdefault(trainer, {})
+    key = (id(module), id(probe.dataset), id(probe.collate), loss_fn, predict_fn)
+    is_new = key not in known
+    if is_new:
+        known[key] = understand(module, probe, loss_fn=loss_fn, predict_fn=predict_fn)
+    return known[key], is_new
+
+
+def release_tasks(trainer: Any) -> None:
+    """Forget what this Trainer's callbacks shared."""
+    _tasks.pop(trainer, None)
 
 
 def _keeps_state(module: Any, probe: Probe, experiments: Experiments, loss_fn: LossFn | None) -> bool:
@@ -262,6 +283,7 @@ class Experiments:
             axes=self.axes,
             differing=self.modes.differing,
             eval_fails=self.modes.eval_fails,
+            as_trained_only=self.modes.as_trained,
             random=self.modes.random,
             predict_fn=self.predict_fn,
             loss_known=self.base_loss is not None,
@@ -296,7 +318,7 @@ class Experiments:
         """How the outputs come about, and the loss's gradient by them."""
         if self.predict_fn is not None:
             return None, None
-        batch, record, loss = _own(self.whole), Record(), None
+        batch, loss = _own(self.whole), None
         with recorded(self.module) as record, torch.enable_grad():
             try:
                 self.seeded()

@@ -6,6 +6,7 @@ name: a Trainer of one does not take callbacks of the other. So our bases inheri
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning
@@ -135,6 +136,16 @@ def to_device(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
     batch = trainer.precision_plugin.convert_input(batch)
     batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
     return trainer.strategy.batch_to_device(batch)
+
+
+def move_to_device(batch: Any, device: Any) -> Any:
+    """A batch elsewhere, whatever it is made of, as Lightning itself moves it."""
+    return import_module(f"{PACKAGES[0].__name__}.utilities").move_data_to_device(batch, device)
+
+
+def tell(text: str) -> None:
+    """A line for the user, as Lightning tells its own: by its logger, on rank zero."""
+    import_module(f"{PACKAGES[0].__name__}.utilities.rank_zero").rank_zero_info(text)
 
 
 def trainer_for(module: LightningModule, **options: Any) -> Trainer:

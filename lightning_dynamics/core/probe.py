@@ -69,6 +69,7 @@ class Probe:
         seed: of frozen augmentation.
         default_dtype: while examples are read: an analysis in float64 would draw other augmentations.
         recorded: the minibatches, where they were recorded.
+        terms: of the loss, per task and minibatch, as far as they have been counted.
     """
 
     dataset: Dataset[Any]
@@ -79,6 +80,7 @@ class Probe:
     seed: int
     default_dtype: torch.dtype = field(default_factory=torch.get_default_dtype)
     recorded: Sequence[Any] | None = None
+    terms: dict[Any, float] = field(default_factory=dict, repr=False)
     _kept: dict[int, _Read] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -131,7 +133,7 @@ class Probe:
             for batch in self.batches
             for part in torch.tensor(batch).tensor_split(-(-len(batch) // size))
         )
-        return replace(self, batches=smaller, _kept={})
+        return replace(self, batches=smaller, terms={}, _kept={})
 
     def release(self) -> None:
         """Free the examples read so far; they are read anew, the same, when they are asked for."""

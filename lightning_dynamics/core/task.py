@@ -76,6 +76,7 @@ class Task:
         sums: the loss is a sum over its terms.
         differing: classes whose modules make another function in eval mode, dropout aside.
         eval_fails: the loss, or the output, cannot be computed in eval mode.
+        as_trained_only: the difference is more than batch normalisation's.
         random: classes that draw random numbers in train mode.
         keeps_state: a second run differs from the first: something changes that cannot be put back.
         notes: what could not be found out, with the argument to give.
@@ -94,6 +95,7 @@ class Task:
     sums: bool = False
     differing: tuple[str, ...] = ()
     eval_fails: str = ""
+    as_trained_only: bool = False
     random: tuple[str, ...] = ()
     keeps_state: bool = False
     notes: tuple[str, ...] = ()
@@ -201,6 +203,28 @@ class Task:
     def terms(self, batch: Any, examples: int) -> float:
         """How many terms the loss of this minibatch is a mean over: its weight among others."""
         return 1.0 if self.counter is None else self.counter.count(batch, examples)
+
+    def examples_in(self, batch: Any) -> int:
+        """How many there are.
+
+        Raises:
+            ConfigurationError: no tensor says.
+        """
+        for path, axis in self.axes.items():
+            node = at(batch, path)
+            return node.shape[axis] if isinstance(axis, int) else len(node)
+        raise ConfigurationError("nobody can tell how many examples a minibatch has: give `loss_fn`, a mean over them")
+
+    def mean_loss(self, loss_fn: LossFn | None) -> LossFn | None:
+        """The loss to analyse: the user's or the module's own, divided by the examples where it is a sum over them."""
+        if not self.sums:
+            return loss_fn
+
+        def per_example(module: Any, batch: Any) -> Tensor:
+            examples = self.examples_in(batch)
+            return objective.loss(module, batch, loss_fn) / examples
+
+        return per_example
 
     # ---- saying it -----------------------------------------------------------------------------------------
 

@@ -1,0 +1,129 @@
+"""The examples of an analysis, and what a batch of them means to the module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from lightning_dynamics.core.experiments import task_for
+from lightning_dynamics.core.lightning import ConfigurationError
+from lightning_dynamics.core.objective import LossFn, PredictFn
+from lightning_dynamics.core.probe import Probe, probe_for, recorded_probe
+from lightning_dynamics.core.recording import Recorded, batch_sizes
+from lightning_dynamics.core.task import Task
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an analysis asks for, in the words of its arguments.
+
+    Args:
+        data: the first probe's.
+        second_data: the second's; None for no second.
+        num_examples: of each.
+        batch_size: of each.
+        smallest_batch: a minibatch may have.
+        seed: of the choice.
+        loss_fn: the user's.
+        predict_fn: the user's.
+    """
+
+    data: Any
+    second_data: Any
+    num_examples: int
+    batch_size: int
+    smallest_batch: int
+    seed: int
+    loss_fn: LossFn | None
+    predict_fn: PredictFn | None
+
+    def probes(
+        self, trainer: Trainer, module: LightningModule, recorded: Sequence[Recorded] | None = None
+    ) -> list[Probe]:
+        """The probes; of training data without an index, from the minibatches recorded.
+
+        Raises:
+            NoIndex: they must be recorded first.
+            ConfigurationError: see :func:`~lightning_dynamics.core.probe.probe_for`.
+        """
+        return [
+            recorded_probe(
+                trainer, recorded, seed=self.seed, num_examples=self.num_examples, batch_size=self.batch_size
+            )
+            if recorded is not None and data == "train"
+            else probe_for(
+                trainer,
+                module,
+                data,
+                argument=argument,
+                num_examples=self.num_examples,
+                batch_size=self.batch_size,
+                smallest_batch=self.smallest_batch,
+                seed=self.seed,
+            )
+            for argument, data in (("data", self.data), ("second_data", self.second_data))
+            if data is not None
+        ]
+
+    def understood(
+        self, trainer: Trainer, module: LightningModule, recorded: Sequence[Recorded] | None = None
+    ) -> tuple[list[Probe], Task, bool]:
+        """Probes and task, and whether the task is new to this training.
+
+        A loss that is no mean over anything in a batch (a contrastive one) is another loss for batches of another
+        size: its minibatches are as large as those of training.
+        """
+        probes = self.probes(trainer, module, recorded)
+        task, is_new = task_for(trainer, module, probes[0], loss_fn=self.loss_fn, predict_fn=self.predict_fn)
+        if task.counter is None and task.loss_known and recorded is None:
+            sizes = batch_sizes(trainer.train_dataloader if isinstance(self.data, str) else self.data)
+            if len(sizes) == 1:
+                (size,) = sizes
+                if size != self.batch_size:
+                    own = replace(self, batch_size=size, smallest_batch=size, num_examples=max(size, self.num_examples))
+                    probes = own.probes(trainer, module)
+            probes = [_of_one_size(probe) for probe in probes]
+        return probes, task, is_new
+
+
+def _of_one_size(probe: Probe) -> Probe:
+    """Without a smaller last minibatch."""
+    size = max(map(len, probe.batches))
+    kept = tuple(batch for batch in probe.batches if len(batch) == size)
+    return probe if len(kept) == len(probe.batches) else replace(probe, batches=kept, terms={}, _kept={})
+
+
+def advice(task: Task, mode: str) -> str:
+    """What the user should know before numbers are shown; "" if nothing."""
+    texts = []
+    if task.keeps_state:
+        texts.append(
+            f"`training_step` of {task.module} changes something that cannot be put back: a second run of it differs "
+            "from the first, so training beside an analysis may differ too; keep such state in the module"
+        )
+    layers = ", ".join(task.differing)
+    if mode == "eval" and task.eval_fails:
+        texts.append(
+            f"in eval mode {task.module} fails or puts out something else ({task.eval_fails}): pass `mode='train'`"
+        )
+    elif mode == "eval" and task.as_trained_only:
+        texts.append(
+            f"in eval mode {task.module} is another function than the one that is trained ({layers} differ), and the "
+            "numbers are those of eval mode: pass `mode='train'` for what is trained"
+        )
+    return "; ".join(texts)
+
+
+def explained(error: Exception, task: Task | None, mode: str) -> Exception:
+    """The error of a preparation; in words where eval mode is the reason."""
+    if task is not None and mode == "eval" and task.eval_fails and not isinstance(error, ConfigurationError):
+        told = ConfigurationError(
+            f"eval mode fails for {task.module} ({task.eval_fails}): pass `mode='train'`, in which it is trained"
+        )
+        told.__cause__ = error
+        return told
+    return error

@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn.modules.loss import _Loss
 from torchmetrics import Metric, MetricCollection
 
+from lightning_dynamics.core.calls import first_tensor
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import first_tensor
 from lightning_dynamics.core.parameters import plain_name
 
 # See(layer, output): called when a layer has run. The output must be used at once: the next layer may
@@ -113,8 +113,22 @@ def capture_outputs(layers: dict[str, nn.Module], see: See) -> Iterator[None]:
         yield
 
 
+def output_shapes(layers: dict[str, nn.Module], run: Callable[[], object]) -> dict[Layer, tuple[int, ...]]:
+    """The shapes that the layers put out in ``run()``."""
+    shapes: dict[Layer, tuple[int, ...]] = {}
+
+    def see(layer: Layer, output: Any) -> None:
+        tensor = first_tensor(output)
+        if tensor is not None:
+            shapes[layer] = tuple(tensor.shape)
+
+    with capture_outputs(layers, see):
+        run()
+    return shapes
+
+
 def executed_layers(
-    layers: dict[str, nn.Module], run: Callable[[], object], usable: Callable[[nn.Module, Any], bool], keep: set[str]
+    layers: dict[str, nn.Module], run: Callable[[], object], usable: Callable[[Layer, Any], bool], keep: set[str]
 ) -> tuple[list[Layer], list[str], list[str]]:
     """Which of the layers run in ``run()``, in execution order.
 
@@ -132,7 +146,7 @@ def executed_layers(
     def see(layer: Layer, output: Any) -> None:
         ran.add(layer.name)
         tensor = first_tensor(output)
-        if tensor is None or not usable(layers[layer.name], output):
+        if tensor is None or not usable(layer, output):
             refused.add(layer.name)
             return
         # An in-place layer returns the same memory in a newer version (which inference mode does not count). What

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -17,17 +18,18 @@ from lightning_dynamics.analyses.cka import estimator
 from lightning_dynamics.analyses.cka.comparison import Sums, compare
 from lightning_dynamics.analyses.cka.estimator import Kernel
 from lightning_dynamics.analyses.cka.features import Reduction, reduction_named
-from lightning_dynamics.analyses.cka.observer import Observer
+from lightning_dynamics.analyses.cka.observer import Observed, Observer, Run
 from lightning_dynamics.analyses.cka.reference import Reference
 from lightning_dynamics.analyses.cka.result import CKAResult
 from lightning_dynamics.analyses.cka.structure import block_score, find_blocks
 from lightning_dynamics.core.checkpoints import at_checkpoint, short_names
 from lightning_dynamics.core.context import Context
+from lightning_dynamics.core.experiments import understand
 from lightning_dynamics.core.isolation import Mode, isolated
-from lightning_dynamics.core.layers import Layer
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import PredictFn, forward
+from lightning_dynamics.core.objective import PredictFn
 from lightning_dynamics.core.quiet import logging_disabled
+from lightning_dynamics.core.task import Task
 
 _FORMER_SELVES = {
     "initialization": "initialization",
@@ -147,9 +149,7 @@ class CKACallback(AnalysisCallback[CKAResult]):
         self.debiased = debiased
         self.kernel: Kernel = kernel
         self.components = components
-        self._observer = Observer(
-            self.predict_fn or forward, reduction_named(reduction), kernel, bandwidth, debiased, components
-        )
+        self._observer = Observer(reduction_named(reduction), kernel, bandwidth, debiased, components)
         self._former_self = _FORMER_SELVES[compare_to] if former_self else None  # type: ignore[index]
         self._other = compare_to if isinstance(compare_to, nn.Module) else None
         self._checkpoints: list[str] = []
@@ -170,8 +170,9 @@ class CKACallback(AnalysisCallback[CKAResult]):
                     f"`compare_to={path!r}` is no file; give 'self', 'initialization', 'previous', a checkpoint's path "
                     "or an nn.Module"
                 )
-        self._order: list[Layer] = []
+        self._observed = Observed([], {}, "")
         self._references: list[Reference] = []
+        self._tasks: WeakKeyDictionary[nn.Module, Task] = WeakKeyDictionary()
 
     # ---- before training -----------------------------------------------------------------------------------
 
@@ -189,11 +190,11 @@ class CKACallback(AnalysisCallback[CKAResult]):
                 f"the reference ({self._former_self}) was measured on other examples, from a data set of another size: "
                 "give the same data set as `data`, or a new callback"
             )
-        self._order = self._layers_that_run(context.module, context, self.layers, "layers")
+        self._observed = self._layers_that_run(context.module, context, self.layers, "layers")
         self._references = []
         for path, label in zip(self._checkpoints, short_names(self._checkpoints), strict=True):
             with at_checkpoint(context.module, path, argument="compare_to"):
-                self._references.append(self._look(context.module, self._order, context, label))
+                self._references.append(self._look(context.module, self._observed, context, label))
         if self._other is not None:
             device = next((p.device for p in context.module.parameters()), torch.device("cpu"))
             home = next((p.device for p in self._other.parameters()), device)
@@ -201,8 +202,8 @@ class CKACallback(AnalysisCallback[CKAResult]):
                 try:
                     other = self._other.to(device)
                     patterns = self.reference_layers or self.layers
-                    order = self._layers_that_run(other, context, patterns, "reference_layers")
-                    self._references = [self._look(other, order, context, type(other).__name__)]
+                    observed = self._layers_that_run(other, context, patterns, "reference_layers")
+                    self._references = [self._look(other, observed, context, type(other).__name__)]
                 finally:
                     self._other.to(home)
 
@@ -210,13 +211,13 @@ class CKACallback(AnalysisCallback[CKAResult]):
 
     def measure(self, context: Context) -> tuple[list[Sums], Reference]:
         """One forward pass over this process's minibatches; sums for every reference, and what was seen."""
-        names = [str(layer) for layer in self._order]
+        names = [str(layer) for layer in self._observed.order]
         references = self._compared_with()
         seen = Reference(self._name_of(context), names)
         keep = self._becomes_reference()
         sums = [Sums.zero(len(names), len(reference.layers)) for reference in references or [seen]]
         for batch in context.batches():
-            now = self._observer.see(context.module, self._order, batch)
+            now = self._observer.see(context.module, self._run(context.module, context), self._observed, batch)
             if keep:
                 seen.add(batch.number, now)
             if not references:
@@ -266,12 +267,21 @@ class CKACallback(AnalysisCallback[CKAResult]):
 
     def _layers_that_run(
         self, module: nn.Module, context: Context, patterns: str | Sequence[str], argument: str
-    ) -> list[Layer]:
+    ) -> Observed:
         """The selected layers that run, in order; says which were left out."""
-        order, left_out = self._observer.layers_that_run(module, context.probe.batch(0), patterns, argument)
-        if left_out and context.ranks.rank == 0:
-            warnings.warn(f"{type(self).__name__}: layers left out of the map: {left_out}", stacklevel=2)
-        return order
+        observed = self._observer.layers_that_run(module, self._run(module, context), context.probe, patterns, argument)
+        if observed.left_out and context.ranks.rank == 0:
+            warnings.warn(f"{type(self).__name__}: layers left out of the map: {observed.left_out}", stacklevel=2)
+        return observed
+
+    def _run(self, module: nn.Module, context: Context) -> Run:
+        """What runs the layers: ``predict_fn``, or what the task says of this module."""
+        assert context.task is not None
+        if self.predict_fn is not None or module is context.module:
+            return context.task.run
+        if module not in self._tasks:
+            self._tasks[module] = understand(module, context.probe, predict_fn=self.predict_fn)
+        return self._tasks[module].run
 
     def _name_of(self, context: Context) -> str:
         """What the network as it is now is called when it is compared with itself, and by later events."""
@@ -290,9 +300,10 @@ class CKACallback(AnalysisCallback[CKAResult]):
         """Whether what this event sees is what later ones are compared with."""
         return self._former_self == "previous event" or (self._former_self is not None and not self.memory)
 
-    def _look(self, module: nn.Module, order: list[Layer], context: Context, label: str) -> Reference:
+    def _look(self, module: nn.Module, observed: Observed, context: Context, label: str) -> Reference:
         """A reference: the module as it is now, on this process's minibatches."""
-        reference = Reference(label, [str(layer) for layer in order])
+        reference = Reference(label, [str(layer) for layer in observed.order])
+        run = self._run(module, context)
         for batch in context.batches():
-            reference.add(batch.number, self._observer.see(module, order, batch))
+            reference.add(batch.number, self._observer.see(module, run, observed, batch))
         return reference

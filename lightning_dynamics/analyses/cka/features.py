@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
+from lightning_dynamics.core.calls import first_tensor
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import first_tensor, resolve_function
+from lightning_dynamics.core.objective import resolve_function
 
 Reduction = Callable[[Tensor], Tensor]
 
@@ -42,14 +44,16 @@ def reduction_named(reduction: str | Reduction) -> Reduction:
     return function
 
 
-def features(module: nn.Module, output: Any, n: int) -> Tensor | None:
+def features(output: Any, axis: int | None) -> Tensor | None:
     """The tensor that a layer put out, one row per example, or None if it has no such tensor.
 
-    A module with ``batch_first=False`` (attention, recurrent layers) puts examples on the second axis.
+    Args:
+        output: of the layer.
+        axis: along which the examples lie; None if along none.
     """
     tensor = first_tensor(output)
-    if tensor is None or not (tensor.is_floating_point() or tensor.is_complex()):
+    if tensor is None or axis is None or tensor.ndim <= axis:
         return None
-    if tensor.ndim == 3 and getattr(module, "batch_first", True) is False and tensor.shape[1] == n:
-        return tensor.transpose(0, 1)
-    return tensor if tensor.ndim > 0 and tensor.shape[0] == n else None
+    if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.layout is not torch.strided:
+        return None
+    return tensor.movedim(axis, 0)

@@ -13,9 +13,38 @@ from lightning_dynamics.analyses.cka import estimator
 from lightning_dynamics.analyses.cka.estimator import Kernel
 from lightning_dynamics.analyses.cka.features import Reduction, features
 from lightning_dynamics.analyses.cka.reference import Representation
-from lightning_dynamics.core.layers import Layer, capture_outputs, executed_layers, named_layers, select_layers
+from lightning_dynamics.core.batch_tree import moving_axis
+from lightning_dynamics.core.collating import sizes_to_compare
+from lightning_dynamics.core.layers import (
+    Layer,
+    capture_outputs,
+    executed_layers,
+    named_layers,
+    output_shapes,
+    select_layers,
+)
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.probe import Batch
+from lightning_dynamics.core.probe import Batch, Probe
+
+Run = Callable[[nn.Module, Any], object]
+"""``run(module, batch)`` runs the layers."""
+
+_FEW = 8
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The layers to look at.
+
+    Args:
+        order: in which they run.
+        axes: of each layer's output, along which the examples lie.
+        left_out: which layers are not among them, and why, in words.
+    """
+
+    order: list[Layer]
+    axes: dict[Layer, int]
+    left_out: str
 
 
 @dataclass(frozen=True)
@@ -23,7 +52,6 @@ class Observer:
     """How to look at a network.
 
     Args:
-        run: ``run(module, batch)`` runs the layers.
         reduce: a layer's output -> features, one row per example.
         kernel: of the Gram matrices.
         bandwidth: of the RBF kernel.
@@ -31,7 +59,6 @@ class Observer:
         components: whether first principal components are wanted.
     """
 
-    run: Callable[[nn.Module, Any], object]
     reduce: Reduction
     kernel: Kernel
     bandwidth: float
@@ -39,19 +66,21 @@ class Observer:
     components: bool
 
     def layers_that_run(
-        self, module: nn.Module, batch: Batch, patterns: str | Sequence[str], argument: str
-    ) -> tuple[list[Layer], str]:
-        """The selected layers that a forward pass runs, in order, and in words which selected ones are left out.
+        self, module: nn.Module, run: Run, probe: Probe, patterns: str | Sequence[str], argument: str
+    ) -> Observed:
+        """The selected layers that a forward pass runs, in order.
 
         Raises:
             ConfigurationError: naming ``argument``: a pattern matches nothing, or none of the layers is usable.
         """
         selected = select_layers(module, patterns, argument=argument)
         wanted = {patterns} if isinstance(patterns, str) else set(patterns)
+        axes = _example_axes(module, run, probe, selected)
+        batch = probe.batch(0)
         order, never_run, refused = executed_layers(
             selected,
-            run=lambda: self.run(module, batch.data),
-            usable=lambda layer, output: features(layer, output, len(batch)) is not None,
+            run=lambda: run(module, batch.data),
+            usable=lambda layer, output: features(output, axes.get(layer)) is not None,
             keep=wanted,
         )
         if not order:
@@ -60,10 +89,12 @@ class Observer:
                 "and puts out one row of floating-point numbers per example; choose others, or pass `predict_fn`"
             )
         reasons = [(never_run, "never run in a forward pass"), (refused, "no row of numbers per example")]
-        return order, "; ".join(f"{', '.join(names)} ({reason})" for names, reason in reasons if names)
+        left_out = "; ".join(f"{', '.join(names)} ({reason})" for names, reason in reasons if names)
+        return Observed(order, {layer: axes[layer] for layer in order}, left_out)
 
-    def see(self, module: nn.Module, order: list[Layer], batch: Batch) -> Representation:
+    def see(self, module: nn.Module, run: Run, observed: Observed, batch: Batch) -> Representation:
         """Run the module once; every layer's activation becomes a Gram matrix at once and is dropped."""
+        order = observed.order
         places = {layer: place for place, layer in enumerate(order)}
         modules = named_layers(module)
         n = len(batch)
@@ -71,7 +102,7 @@ class Observer:
         scratch: Tensor | None = None
 
         def take(layer: Layer, output: Any) -> None:
-            tensor = features(modules[layer.name], output, n) if layer in places else None
+            tensor = features(output, observed.axes[layer]) if layer in places else None
             if tensor is not None:
                 # The user's own `forward` may be in inference mode here; what we write to must not be of it.
                 with torch.inference_mode(False), torch.no_grad():
@@ -84,11 +115,38 @@ class Observer:
                 # A layer that does not run this time stays zero: it does not vary, so its row will be NaN.
                 grams = torch.zeros(len(order), n, n, dtype=dtype, device=tensor.device)
                 scratch = estimator.scratch_for(n, dtype, tensor.device)
+            if len(tensor) != n:
+                raise RuntimeError(f"layer {layer} put out {len(tensor)} rows for {n} examples")
             x = self.reduce(tensor)
             estimator.gram(x, kernel=self.kernel, bandwidth=self.bandwidth, out=grams[places[layer]], scratch=scratch)
 
         with capture_outputs({layer.name: modules[layer.name] for layer in order}, take):
-            self.run(module, batch.data)
+            run(module, batch.data)
         if grams is None:
             raise RuntimeError("none of the layers ran in this forward pass, though they did before training")
         return Representation.of(grams, debiased=self.debiased, components=self.components)
+
+
+def _example_axes(module: nn.Module, run: Run, probe: Probe, layers: dict[str, nn.Module]) -> dict[Layer, int]:
+    """Along which axis of each layer's output the examples lie: the one that is as long as they are many.
+
+    Seen in minibatches of different sizes. A weight, a table of positions, or a state has no such axis.
+    """
+    collated, count = probe.few(_FEW)
+    if collated is not None and count > 1:
+        runs = [(collated(range(size)), size) for size in sizes_to_compare(count)]
+    else:
+        by_size = {len(probe.batches[number]): number for number in range(len(probe.batches))}
+        runs = [(probe.batch(number).data, size) for size, number in by_size.items()]
+    shapes = [output_shapes(layers, lambda batch=batch: run(module, batch)) for batch, _ in runs]  # type: ignore[misc]
+    sizes = [size for _, size in runs]
+    axes: dict[Layer, int] = {}
+    for layer, shape in shapes[0].items():
+        same = [own.get(layer, ()) for own in shapes]
+        axis = moving_axis(same, sizes)
+        if len(set(sizes)) == 1:  # recorded minibatches of one size: the only axis of that length
+            fitting = [number for number, length in enumerate(shape) if length == sizes[0]]
+            axis = fitting[0] if len(fitting) == 1 or fitting[:1] == [0] else None
+        if axis is not None:
+            axes[layer] = axis
+    return axes

@@ -204,6 +204,10 @@ class Task:
         """How many terms the loss of this minibatch is a mean over: its weight among others."""
         return 1.0 if self.counter is None else self.counter.count(batch, examples)
 
+    def unplaced_inputs(self, batch: Any) -> list[Path]:
+        """Floating point inputs without an axis of examples."""
+        return [path for path in self.inputs if path not in self.axes and at(batch, path).is_floating_point()]
+
     def examples_in(self, batch: Any) -> int:
         """How many there are.
 

@@ -11,10 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_dynamics.analyses.vog.outputs import Setup, classified, labels_if_any, numbers_of, of_class, run
+from lightning_dynamics.analyses.vog.outputs import (
+    Setup,
+    classified,
+    inputs_of,
+    labels_if_any,
+    numbers_of,
+    of_class,
+    run,
+)
+from lightning_dynamics.core.batch_tree import at, replaced
 from lightning_dynamics.core.layers import named_layers, select_layers
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import inputs_in, with_inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,12 +174,8 @@ def _differentiating(
         return leaf.clone()
 
     if setup.with_respect_to == "input":
-        inputs = inputs_in(batch)
-        if not isinstance(inputs, Tensor):
-            raise ConfigurationError(
-                f"found no input tensor in a batch that is a {type(batch).__name__}: name the layer whose output to "
-                "take gradients by, as `with_respect_to='layer.name'`"
-            )
+        path, axis = inputs_of(batch, setup)
+        inputs = at(batch, path)
         if not inputs.is_floating_point():
             if inputs.dtype is torch.uint8:
                 raise ConfigurationError(
@@ -186,7 +190,9 @@ def _differentiating(
             )
         if setup.channels_last and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        yield with_inputs(copy.deepcopy(with_inputs(batch, None)), enter(inputs)), leaves
+        own = copy.deepcopy(replaced(batch, {path: None}))
+        point = enter(inputs.movedim(axis, 0) if axis else inputs)
+        yield replaced(own, {path: point.movedim(0, axis) if axis else point}), leaves
         return
     layers = select_layers(module, setup.with_respect_to, argument="with_respect_to")
     if len(layers) > 1:

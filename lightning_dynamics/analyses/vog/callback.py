@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from lightning_dynamics.analyses.arguments import Data, OnError
@@ -12,13 +13,13 @@ from lightning_dynamics.analyses.vog.estimator import Channel, Variant
 from lightning_dynamics.analyses.vog.methods import IntegratedGradients, MethodName, SmoothGrad
 from lightning_dynamics.analyses.vog.outputs import TargetFn
 from lightning_dynamics.analyses.vog.record import Record
-from lightning_dynamics.analyses.vog.rendering import RenderFn, render, renderings
+from lightning_dynamics.analyses.vog.rendering import RenderFn, render, renderings, shown_inputs
 from lightning_dynamics.analyses.vog.result import VoGResult, result_of
-from lightning_dynamics.analyses.vog.scoring import Measured, measure_minibatches
+from lightning_dynamics.analyses.vog.scoring import Measured, in_order, measure_minibatches
 from lightning_dynamics.analyses.vog.windows import Place, Plan, Window, parse_windows
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import PredictFn, inputs_in, resolve_function
+from lightning_dynamics.core.objective import PredictFn, resolve_function
 from lightning_dynamics.core.storage import Storage
 
 
@@ -159,11 +160,13 @@ class VoGCallback(AnalysisCallback[VoGResult]):
             plan = Plan(*events, context.length.steps, context.length.epoch_steps)
             plan.check(self.windows, self._asked_for_windows)
         self._record(context).resume()
+        assert context.task is not None
+        self._setup = replace(self._setup, task=context.task)
         batch = context.probe.batch(0)
         context.seed(batch)
-        check(context.module, batch.data, self._setup)
+        in_order(check(context.module, batch.data, self._setup), batch, len(context.probe.batches[0]))
         if self._render_fn is not None:
-            render(inputs_in(batch.data), [0], self._render_fn)
+            render(shown_inputs(context.probe.batch(0).data, self._setup), [0], self._render_fn)
 
     # ---- an event ------------------------------------------------------------------------------------------
 
@@ -190,7 +193,7 @@ class VoGCallback(AnalysisCallback[VoGResult]):
             undefined=self.memory["undefined"],
             class_names=self.class_names,
         )
-        result.shown.update(renderings(result, probe, self._render_fn, ranks))
+        result.shown.update(renderings(result, probe, self._render_fn, ranks, self._setup))
         return result
 
     def _record(self, context: Context) -> Record:

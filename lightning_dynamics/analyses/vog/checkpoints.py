@@ -28,6 +28,7 @@ from lightning_dynamics.analyses.vog.windows import FEWEST_EVENTS, Place, Window
 from lightning_dynamics.core.checkpoints import at_checkpoint, epoch_and_step_of
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.distributed import Ranks
+from lightning_dynamics.core.experiments import understand
 from lightning_dynamics.core.isolation import isolated
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import PredictFn, resolve_function
@@ -112,6 +113,8 @@ def score_checkpoints(
             )
     count = sys.maxsize if num_examples is None else num_examples
     probe = probe_without_trainer(module, data, num_examples=count, batch_size=batch_size, seed=seed)
+    with at_checkpoint(module, stops[-1].path, argument="checkpoints"):
+        setup = replace(setup, task=understand(module, probe, predict_fn=setup.predict_fn))
     scorer = _Scorer(module, probe, setup, channel, spans, Storage(memory_limit), show_progress)
     readings, last = scorer.run(stops, variant, ddof)
     result = result_of(
@@ -125,7 +128,7 @@ def score_checkpoints(
         undefined=scorer.undefined,
         class_names=class_names,
     )
-    result.shown.update(renderings(result, probe, render_with, Ranks()))
+    result.shown.update(renderings(result, probe, render_with, Ranks(), setup))
     return result
 
 
@@ -211,7 +214,7 @@ class _Scorer:
         starts = range(0, len(self.probe.batches), count)
         # Random draws go by seed + number of the minibatch, as they would in the whole probe.
         return [
-            replace(self.probe, batches=self.probe.batches[i : i + count], seed=self.probe.seed + i, _kept={})
+            replace(self.probe, batches=self.probe.batches[i : i + count], seed=self.probe.seed + i, terms={}, _kept={})
             for i in starts
         ]
 

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_dynamics.analyses.vog.methods import Attribution
+from lightning_dynamics.core.batch_tree import Path, at, tensors, worded
+from lightning_dynamics.core.calls import first_tensor
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import PredictFn, first_tensor, forward, targets_in
+from lightning_dynamics.core.objective import PredictFn
+from lightning_dynamics.core.task import Task
 
 Target = Literal["label", "prediction", "final_prediction"]
 TargetFn = Callable[[Any, Any], Tensor]
@@ -29,6 +32,7 @@ class Setup:
         with_respect_to: ``"input"``, or the name of one layer, whose output is meant.
         channels_last: lay out images with their channels innermost: faster convolutions on many machines.
         predict_fn: ``(module, batch) -> (logits, targets)``.
+        task: what a batch means to the module.
     """
 
     target: Target | TargetFn = "label"
@@ -36,6 +40,7 @@ class Setup:
     with_respect_to: str = "input"
     channels_last: bool = False
     predict_fn: PredictFn | None = None
+    task: Task = Task("module")
 
     @property
     def classifies(self) -> bool:
@@ -47,7 +52,38 @@ def run(module: nn.Module, batch: Any, setup: Setup) -> tuple[Any, Any]:
     """Output and targets of a minibatch."""
     if setup.predict_fn is not None:
         return setup.predict_fn(module, batch)
-    return forward(module, batch), targets_in(batch)
+    targets = setup.task.targets_of(batch)  # before the module takes them out of the batch
+    return setup.task.outputs(module, batch), targets
+
+
+def inputs_of(batch: Any, setup: Setup) -> tuple[Path, int]:
+    """Where the inputs lie that are differentiated by, or shown, and along which of their axes the examples.
+
+    Raises:
+        ConfigurationError: there is no such tensor, or more than one.
+    """
+    layer = "name the layer whose output to take gradients by, as `with_respect_to='layer.name'`"
+    task = setup.task
+    if task.unplaced_inputs(batch):
+        names = ", ".join(map(worded, task.unplaced_inputs(batch)))
+        raise ConfigurationError(
+            f"{names} of the batch has no axis along which the examples lie, so its gradient is not that of single "
+            f"examples: {layer} with one row per example"
+        )
+    found = [path for path in task.inputs if isinstance(task.axes.get(path), int)]
+    smooth = [path for path in found if at(batch, path).is_floating_point()]
+    if len(smooth) > 1:
+        raise ConfigurationError(
+            f"the outputs depend on several inputs ({', '.join(map(worded, smooth))}), and gradients are taken by one: "
+            f"{layer}"
+        )
+    if not found:
+        there = ", ".join(map(worded, tensors(batch))) or "no tensor"
+        raise ConfigurationError(
+            f"found no input tensor in a batch that is a {type(batch).__name__} (with {there}): {layer}"
+        )
+    path = (smooth or found)[0]
+    return path, int(str(task.axes[path]))
 
 
 def numbers_of(setup: Setup, output: Any, targets: Any) -> Tensor:
@@ -68,6 +104,9 @@ def labels_if_any(targets: Any) -> Tensor | None:
 
 def classified(output: Any, targets: Any, setup: Setup) -> tuple[Tensor, Tensor | None]:
     """Logits ``(n, C)`` with C ≥ 2 and labels ``(n,)``; a single logit z is that of two classes, 0 and z."""
+    _require_logits(setup)
+    if isinstance(targets, Tensor) and setup.task.reading.soft:
+        targets = targets.argmax(1)
     logits = first_tensor(output)
     if logits is None or not logits.is_floating_point() or logits.ndim not in (1, 2):
         found = "no tensor" if logits is None else f"{tuple(logits.shape)} {str(logits.dtype).removeprefix('torch.')}"
@@ -100,11 +139,33 @@ def classified(output: Any, targets: Any, setup: Setup) -> tuple[Tensor, Tensor 
                 "(logits, targets)`"
             )
     if labels is None and setup.target == "label":
+        if setup.predict_fn is None:
+            setup.task.require_targets()
         raise ConfigurationError(
             "`target='label'`, but the batches have no labels: use `target='prediction'`, or pass "
             "`predict_fn(module, batch) -> (logits, targets)`"
         )
     return logits, labels
+
+
+def _require_logits(setup: Setup) -> None:
+    """Refuse outputs that are known to be something else than logits of classes."""
+    task = setup.task
+    if setup.predict_fn is not None:
+        return
+    remedy = "a function `target=lambda output, targets: output[:, 0]`, say, of one number per example"
+    if task.output in ("probabilities", "log_probabilities"):
+        raise ConfigurationError(
+            f"the outputs of {task.module} are {task.output.replace('_', '-')}, and the gradient is that of the logit "
+            "before them: pass `predict_fn=lambda module, batch: (logits, targets)`, or " + remedy
+        )
+    if task.kind not in ("multiclass", "binary") and (setup.target == "label" or task.kind != "unknown"):
+        if task.kind == "unknown":
+            task.require_targets()
+        raise ConfigurationError(
+            f"`target={setup.target!r}` needs one class per example, and {task} : pass `predict_fn=lambda module, "
+            f"batch: (logits, targets)`, or {remedy}".replace(" :", ":")
+        )
 
 
 def of_class(output: Any, logits: Tensor, classes: Tensor | None) -> Tensor:

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_dynamics.analyses.vog.outputs import Setup
 from lightning_dynamics.analyses.vog.result import VoGResult
+from lightning_dynamics.core.batch_tree import at
 from lightning_dynamics.core.distributed import Ranks
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import inputs_in
 from lightning_dynamics.core.probe import Probe
 from lightning_dynamics.core.random_state import preserved_random_state
 
@@ -38,6 +39,8 @@ def render(inputs: Any, numbers: Sequence[int], render_fn: RenderFn | None) -> l
         ConfigurationError: ``render_fn`` returned neither an image nor text.
     """
     if render_fn is not None:
+        if inputs is None:
+            raise ConfigurationError("`render_fn`: the batch has no inputs with one row per example to give it")
         return [_checked(render_fn(inputs[number])) for number in numbers]
     if not looks_like_images(inputs):
         return []
@@ -73,7 +76,19 @@ def extremes(result: VoGResult, window: str) -> dict[int, tuple[Tensor, Tensor]]
     return chosen
 
 
-def renderings(result: VoGResult, probe: Probe, render_fn: RenderFn | None, ranks: Ranks) -> dict[str, Any]:
+def shown_inputs(batch: Any, setup: Setup) -> Any:
+    """What is shown of a minibatch: its inputs, examples first; None if nobody knows which."""
+    task = setup.task
+    found = [path for path in task.inputs if isinstance(task.axes.get(path), int)]
+    found.sort(key=lambda path: not at(batch, path).is_floating_point())
+    if not found:
+        return None
+    return at(batch, found[0]).movedim(int(str(task.axes[found[0]])), 0)
+
+
+def renderings(
+    result: VoGResult, probe: Probe, render_fn: RenderFn | None, ranks: Ranks, setup: Setup
+) -> dict[str, Any]:
     """How the extreme examples of all windows look: ``VoGResult.shown``, the same in every process.
 
     Each process renders those of its own minibatches.
@@ -93,7 +108,7 @@ def renderings(result: VoGResult, probe: Probe, render_fn: RenderFn | None, rank
     wanted = {index: row for row, index in enumerate(indices.tolist())}
     # The first example tells every process what kind of thing is shown, and how large.
     with preserved_random_state(probe.dataset, probe.collate):
-        sample = ranks.run_checked(lambda: render(inputs_in(probe.batch(0).data), [0], render_fn))
+        sample = ranks.run_checked(lambda: render(shown_inputs(probe.batch(0).data, setup), [0], render_fn))
         if not sample:
             return {}
         is_text = isinstance(sample[0], str)
@@ -103,12 +118,15 @@ def renderings(result: VoGResult, probe: Probe, render_fn: RenderFn | None, rank
         def work() -> Tensor:
             sheet = torch.zeros(len(rows), *shape, dtype=torch.uint8)
             for number in ranks.shard(range(len(probe.batches))):
-                found = [i for i, index in enumerate(probe.batches[number]) if index in wanted]
-                shown = render(inputs_in(probe.batch(number).data), found, render_fn) if found else []
+                if wanted.keys().isdisjoint(probe.batches[number]):
+                    continue
+                batch = probe.batch(number)
+                found = [row for row, index in enumerate(batch.indices) if index in wanted]
+                shown = render(shown_inputs(batch.data, setup), found, render_fn)
                 for i, one in zip(found, shown, strict=True):
                     if isinstance(one, str) != is_text:
                         raise ConfigurationError("`render_fn` must return text for all examples, or an image for all")
-                    sheet[wanted[probe.batches[number][i]]] = _fitted(encode(one), shape)
+                    sheet[wanted[batch.indices[i]]] = _fitted(encode(one), shape)
             return sheet
 
         sheet = ranks.all_reduce(ranks.run_checked(work))

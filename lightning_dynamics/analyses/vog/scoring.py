@@ -15,6 +15,8 @@ from lightning_dynamics.analyses.vog.estimator import Channel, per_pixel
 from lightning_dynamics.analyses.vog.outputs import Setup
 from lightning_dynamics.analyses.vog.storage import Shelf
 from lightning_dynamics.core.context import Context
+from lightning_dynamics.core.lightning import ConfigurationError
+from lightning_dynamics.core.probe import Batch
 from lightning_dynamics.core.storage import Storage
 
 
@@ -55,11 +57,34 @@ def measure_minibatches(
     for batch in context.batches():
         classes = None if chosen is None else chosen[batch.number]
         outcome = attribute(context.module, batch.data, setup, seed=context.probe.seed + batch.number, chosen=classes)
+        outcome = in_order(outcome, batch, len(context.probe.batches[batch.number]))
         if len(outcome.gradient) != len(batch):
             raise RuntimeError(f"a minibatch of {len(batch)} examples gave gradients for {len(outcome.gradient)}")
         gradients = shelf.put(per_pixel(outcome.gradient, channel))
         measured.append(Measured(batch.number, gradients, *_beside(outcome)))
     return measured
+
+
+def in_order(outcome: Outcome, batch: Batch, examples: int) -> Outcome:
+    """Rows in the order of the probe's examples, whatever the collate function has made of it.
+
+    Raises:
+        ConfigurationError: nobody can tell which row is which example, or some have none.
+    """
+    if batch.order is None or len(batch.order) != examples:
+        what = "merges examples" if batch.order is None else f"leaves out {examples - len(batch.order)} of {examples}"
+        raise ConfigurationError(
+            f"the collate function {what}, so that scores do not belong to single examples: give a Dataset whose "
+            "examples are collated one row each, as `data=DataLoader(dataset, collate_fn=…)`"
+        )
+    if batch.order == tuple(range(examples)):
+        return outcome
+    rows = torch.tensor(batch.order).argsort().to(outcome.gradient.device)
+    return Outcome(
+        outcome.gradient[rows],
+        None if outcome.logits is None else outcome.logits[rows],
+        None if outcome.labels is None else outcome.labels[rows.to(outcome.labels.device)],
+    )
 
 
 def _beside(outcome: Outcome) -> tuple[Tensor, Tensor, Tensor]:

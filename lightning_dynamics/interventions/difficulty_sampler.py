@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Sized
 from typing import Any, Literal, Protocol, get_args
 
@@ -10,10 +11,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DistributedSampler, IterableDataset
 
 from lightning_dynamics.core.checks import check_count
 from lightning_dynamics.core.lightning import ConfigurationError
+from lightning_dynamics.interventions.messages import speaking
 
 Order = Literal["easy_first", "hard_first", "proportional", "drop_easiest", "drop_hardest"]
 _DROPPING = ("drop_easiest", "drop_hardest")
@@ -93,10 +95,12 @@ class DifficultySampler(DistributedSampler[int]):
     ) -> None:
         """Store and check the arguments."""
         # Not the base class's: it would ask for the processes now, and Lightning starts them later.
-        if not isinstance(dataset, int) and not hasattr(dataset, "__len__"):
+        if isinstance(dataset, np.integer):
+            dataset = int(dataset)
+        if not isinstance(dataset, int) and (isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__")):
             raise ConfigurationError(
-                f"`dataset` is a {type(dataset).__name__}, which has no length: a sampler needs a map-style data set, "
-                "or its number of examples"
+                f"`dataset` is a {type(dataset).__name__}, which cannot be asked for its i-th example: give a "
+                "map-style data set (a list is one), or its number of examples, e.g. `dataset=50_000`"
             )
         size = dataset if isinstance(dataset, int) else len(dataset)
         if isinstance(dataset, bool) or size < 1:
@@ -139,6 +143,7 @@ class DifficultySampler(DistributedSampler[int]):
         self._dropped = dropped
         self._passes = 0
         self._told = False
+        self._warned = False
 
     # ---- this process's share: asked for when it is needed, for processes start later than samplers -----------
 
@@ -181,8 +186,11 @@ class DifficultySampler(DistributedSampler[int]):
             epoch = max(epoch, result.epoch + 1)  # resumed, see the class
         self._passes += 1
         percentiles = torch.full((self._size,), 0.5, dtype=torch.float64, device="cpu")
-        if result is not None and epoch >= self.warmup_epochs:
-            indices, own = self._scored(result)
+        if result is None:
+            self._warn_if_overdue(epoch)
+        elif epoch >= self.warmup_epochs:
+            with speaking(self):
+                indices, own = self._scored(result)
             percentiles[indices] = own
         # Not `seed + epoch`, as torch has it: there, the next seed has the same epochs, one earlier.
         state = np.random.SeedSequence([self.seed, epoch]).generate_state(1)
@@ -191,6 +199,11 @@ class DifficultySampler(DistributedSampler[int]):
 
     def _scored(self, result: Any) -> tuple[Tensor, Tensor]:
         """Data set indices (S,) and percentiles (S,) of the S examples that have a score."""
+        if getattr(result, "data", None) == "val":
+            raise ConfigurationError(
+                "`callback` scores the validation data, and its example i is not that of the training data: give the "
+                "callback `data='train'`"
+            )
         indices = torch.as_tensor(result.indices, dtype=torch.int64, device="cpu")
         outside = indices[(indices < 0) | (indices >= self._size)]
         if len(outside):
@@ -203,13 +216,26 @@ class DifficultySampler(DistributedSampler[int]):
         except ConfigurationError:
             raise
         except (KeyError, ValueError) as error:
-            raise ConfigurationError(f"`score={self.score!r}`: the callback has no such score ({error})") from error
+            raise ConfigurationError(
+                f"`score={self.score!r}`: the callback has no such score ({error}); the default is `score='vog'`"
+            ) from error
         hardness = torch.as_tensor(hardness, dtype=torch.float64, device="cpu")
         known = ~hardness.isnan()
         _, place, alike = torch.unique(hardness[known], return_inverse=True, return_counts=True)
         alike = alike.double()
         below = alike.cumsum(0) - alike
         return indices[known], ((below + alike / 2) / max(1, len(place)))[place]
+
+    def _warn_if_overdue(self, epoch: int) -> None:
+        """Once: a callback that is not in the Trainer never measures, and all epochs would be drawn at random."""
+        every = getattr(self.callback, "every_n_epochs", None)
+        if self._told and not self._warned and isinstance(every, int) and epoch >= max(every, self.warmup_epochs, 1):
+            self._warned = True
+            warnings.warn(
+                f"DifficultySampler: epoch {epoch} begins and `callback` has no scores yet, so examples are drawn at "
+                f"random; is this very {type(self.callback).__name__} in `Trainer(callbacks=[...])`?",
+                stacklevel=3,
+            )
 
     def _drawn(self, percentiles: Tensor, generator: torch.Generator) -> Tensor:
         """The epoch of all processes (total_size,), from the examples' percentiles (size,)."""

@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 import random
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import lightning.pytorch as lightning
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -412,6 +414,13 @@ class Endless(IterableDataset[int]):
         return iter(int, 1)
 
 
+class Counted(Endless):
+    """Has a length, and yet no i-th example."""
+
+    def __len__(self) -> int:
+        return 20
+
+
 @pytest.mark.parametrize(
     "arguments, word",
     [
@@ -430,7 +439,8 @@ class Endless(IterableDataset[int]):
         ({"seed": -1}, "`seed`"),
         ({"dataset": 0}, "`dataset`"),
         ({"dataset": True}, "`dataset`"),
-        ({"dataset": Endless()}, "no length"),
+        ({"dataset": Endless()}, "i-th example"),
+        ({"dataset": Counted()}, "Counted.*i-th example"),
         ({"callback": None}, "`callback`"),
     ],
 )
@@ -442,11 +452,75 @@ def test_complaints(arguments: dict[str, Any], word: str) -> None:
 
 @pytest.mark.parametrize("index", [20, -1])
 def test_scores_of_another_data_set(index: int) -> None:
-    with pytest.raises(ConfigurationError, match=f"example {index}.*another data set.*data='train'"):
+    with pytest.raises(
+        ConfigurationError, match=f"^DifficultySampler: .*example {index}.*another data set.*data='train'"
+    ):
         list(sampler(Measured([1.0, 2.0], [3, index]), "easy_first"))
 
 
 def test_a_score_that_the_callback_does_not_know() -> None:
     one = sampler(Measured([1.0]), "easy_first", score="el2n")
-    with pytest.raises(ConfigurationError, match="`score='el2n'`"):
+    with pytest.raises(ConfigurationError, match="^DifficultySampler: `score='el2n'`.*'vog'"):
         list(one)
+
+
+def test_scores_of_the_validation_data_are_not_taken_for_those_of_the_training_data() -> None:
+    """Their indices would fit."""
+    callback = Measured(torch.arange(20))
+    callback.last_result.data = "val"  # type: ignore[union-attr]
+    with pytest.raises(ConfigurationError, match="^DifficultySampler: .*validation data.*data='train'"):
+        list(sampler(callback, "easy_first"))
+    callback.last_result.data = "train"  # type: ignore[union-attr]
+    assert list(sampler(callback, "easy_first")) == list(range(20))
+
+
+def test_a_list_is_a_data_set_and_so_is_a_number_of_numpy() -> None:
+    data = [(torch.tensor([float(i)]), i) for i in range(6)]
+    for dataset in (data, np.int64(6)):
+        one = DifficultySampler(dataset, Measured(-torch.arange(6)), order="easy_first")  # type: ignore[arg-type]
+        loader: Any = DataLoader(data, 4, sampler=one)  # type: ignore[arg-type]
+        assert [int(label) for _, labels in loader for label in labels] == [5, 4, 3, 2, 1, 0]
+
+
+def test_a_callback_that_does_not_measure_is_asked_after_once() -> None:
+    callback = Measured()
+    callback.every_n_epochs = 2  # type: ignore[attr-defined]
+    one = sampler(callback, "easy_first", warmup_epochs=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        epochs(one, 3)
+    with pytest.warns(UserWarning, match=r"^DifficultySampler: epoch 3 .*Measured in `Trainer\(callbacks") as caught:
+        epochs(one, 6)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        epochs(sampler(Measured(torch.arange(20)), "easy_first"), 6)
+
+
+@in_trainings
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("order", ["hard_first", "proportional"])
+def test_a_tuner_before_training_changes_no_epoch(order: str, workers: int, tmp_path: Path) -> None:
+    class Own(Model):
+        lr, batch_size = 0.0, 4
+
+        def __init__(self, callback: Measures) -> None:
+            super().__init__(tmp_path)
+            self.callback = callback
+
+        def train_dataloader(self) -> Any:
+            self.callback.sampler = sampler(self.callback, order)
+            options: Any = {"num_workers": workers, "persistent_workers": workers > 0}
+            return DataLoader(Numbers(), self.batch_size, sampler=self.callback.sampler, **options)
+
+    drawn = []
+    for tuners in (
+        [],
+        [LearningRateFinder(num_training_steps=13, update_attr=False, early_stop_threshold=None)],
+        [BatchSizeFinder(max_trials=1, steps_per_trial=2, init_val=4)],
+    ):
+        callback = Measures(20)
+        module = Own(callback)
+        trainer(tmp_path, [callback, *tuners], max_epochs=3).fit(module)
+        drawn.append({epoch: seen[-20:] for epoch, seen in module.seen.items()})
+    assert drawn[0] == drawn[1] == drawn[2] and len(drawn[0]) == 3

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lightning_dynamics.analyses.arguments import Data, OnError
 from lightning_dynamics.analyses.callback import AnalysisCallback
-from lightning_dynamics.analyses.critical_points.double_precision import as_double, in_double
 from lightning_dynamics.analyses.critical_points.functions import search_all
 from lightning_dynamics.analyses.critical_points.index import ITERATIONS, SAMPLES
 from lightning_dynamics.analyses.critical_points.result import CriticalPointsResult, Rows
@@ -18,6 +17,7 @@ from lightning_dynamics.analyses.critical_points.settings import GradientNorm, M
 from lightning_dynamics.analyses.critical_points.starts import checkpoint_states, state_of
 from lightning_dynamics.analyses.critical_points.surface import LossSurface, State
 from lightning_dynamics.analyses.curvature.checks import check_batchnorm, check_parameters, described, identity_of
+from lightning_dynamics.analyses.curvature.double_precision import as_double, in_double
 from lightning_dynamics.analyses.curvature.minibatches import Minibatches
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.isolation import Mode
@@ -85,7 +85,7 @@ class CriticalPointsCallback(AnalysisCallback[CriticalPointsResult]):
     Raises:
         ConfigurationError: before training: unknown checkpoints or ones of another architecture, a pattern that matches
             nothing, a loss that does not depend on the parameters, manual optimisation without ``loss_fn``, parameters
-            in half precision, numbers that cannot work.
+            in half precision, numbers that cannot work, an operation whose second derivative is missing or wrong.
 
     Example::
 
@@ -228,5 +228,8 @@ class CriticalPointsCallback(AnalysisCallback[CriticalPointsResult]):
             context.seed(batch)
             return as_double(batch.data)
 
-        batches = Minibatches(tuple(map(len, probe.batches)), tuple(range(len(probe.batches))), load)
+        def count(place: int) -> float:
+            return context.terms(probe.batch(place))
+
+        batches = Minibatches(tuple(map(len, probe.batches)), tuple(range(len(probe.batches))), load, count)
         return LossSurface(context.module, self.loss_fn, batches, select_parameters(context.module, self.parameters))

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_dynamics.analyses.critical_points.double_precision import as_double, in_double
 from lightning_dynamics.analyses.critical_points.index import index_at, unknown
 from lightning_dynamics.analyses.critical_points.point import CriticalPoint, distance
 from lightning_dynamics.analyses.critical_points.search import search
@@ -19,6 +18,7 @@ from lightning_dynamics.analyses.critical_points.settings import GradientNorm, M
 from lightning_dynamics.analyses.critical_points.starts import Start, named_starts
 from lightning_dynamics.analyses.critical_points.surface import LossSurface, State
 from lightning_dynamics.analyses.curvature.checks import check_function, check_parameters
+from lightning_dynamics.analyses.curvature.double_precision import as_double, in_double
 from lightning_dynamics.analyses.curvature.minibatches import Minibatches
 from lightning_dynamics.analyses.curvature.operator import NotFinite
 from lightning_dynamics.core.isolation import Mode, isolated
@@ -46,6 +46,7 @@ def find(
     mode: Mode = "eval",
     seed: int = 0,
     keep_graphs: bool | None = None,
+    weights: Sequence[float] | None = None,
     description: str | None = "critical points",
 ) -> list[CriticalPoint]:
     """From every start, search for a point where the gradient g of the mean loss vanishes.
@@ -70,7 +71,7 @@ def find(
 
     Args:
         module: any module; left as it was, also on errors.
-        loss_fn: ``(module, batch) -> scalar``, the mean over the batch's examples.
+        loss_fn: ``(module, batch) -> scalar``, a mean over the batch's examples, or over other terms.
         batches: tensors, or tuples, lists or mappings of tensors; read once and held in memory.
         starts: where to begin: a list, or name to start. A start is a flat vector of the parameters chosen, values by
             parameter's (or buffer's) name, or the path of a Lightning checkpoint. By default where the module is.
@@ -89,6 +90,8 @@ def find(
         seed: of whatever is random in the module: batch i is run with ``seed + i`` every time.
         keep_graphs: keep the gradient's graph of every batch in memory (True), of none (False), of as many as fit
             into 1 GiB (None).
+        weights: terms of each batch's mean: tokens that count, or the sum of its targets' class weights, say; by
+            default its examples.
         description: of the progress bar; None shows none.
 
     Returns:
@@ -96,7 +99,8 @@ def find(
         loss is not finite gives an unfinished point with ``stopped="not finite"``.
 
     Raises:
-        ConfigurationError: arguments that cannot work; a start that is unknown or does not fit.
+        ConfigurationError: arguments that cannot work; a start that is unknown or does not fit; a loss that changes by
+            itself, or an operation whose second derivative is missing or wrong.
     """
     how = Search.of(locals())
     check_function(loss_fn, mode)
@@ -106,7 +110,7 @@ def find(
     check_parameters(chosen)
     begin = named_starts(starts, module, chosen)
     with isolated(module, mode=mode, seed=seed) as streams, logging_disabled(module), in_double(module):
-        held = Minibatches.from_batches(_in_double(batches), seed=seed, streams=streams)
+        held = Minibatches.from_batches(_in_double(batches), weights=weights, seed=seed, streams=streams)
         surface = LossSurface(module, loss_fn, held, select_parameters(module, parameters), keep_graphs)
         surface.check(parameters)
         points = search_all(surface, begin, how, description=description, index_of_starts=index_of_starts)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_dynamics.analyses.curvature.checks import check_loss
 from lightning_dynamics.analyses.curvature.minibatches import Minibatches
 from lightning_dynamics.analyses.curvature.operator import HessianOperator
+from lightning_dynamics.analyses.curvature.second_derivatives import check_second_derivatives
 from lightning_dynamics.core.objective import LossFn, loss
 from lightning_dynamics.core.parameters import assign, flatten, plain_name, unflatten
 
@@ -24,7 +25,7 @@ class LossSurface:
 
     Args:
         module: in float64.
-        loss_fn: ``loss_fn(module, batch)``, the mean over the batch's examples; None for ``training_step``.
+        loss_fn: ``loss_fn(module, batch)``, a mean over the batch's terms; None for ``training_step``.
         batches: all of them.
         parameters: name to parameter: the coordinates.
         keep_graphs: see :class:`~lightning_dynamics.curvature.operator.HessianOperator`.
@@ -93,16 +94,17 @@ class LossSurface:
         return self._operator.matvec(vector)
 
     def check(self, parameters: str | Sequence[str]) -> None:
-        """Refuse a loss without a gradient: it would look like a critical point everywhere.
+        """Refuse a loss without a gradient, which would look like a critical point everywhere, or without a Hessian.
 
         Args:
             parameters: the patterns that have chosen the parameters, for the error.
 
         Raises:
-            ConfigurationError: the loss does not depend on the parameters.
+            ConfigurationError: the loss does not depend on the parameters, or its second derivatives cannot be right.
         """
         wanted = {id(parameter) for parameter in self._parameters.values()}
         for parameter in self._module.parameters():
             parameter.requires_grad_(id(parameter) in wanted)
         with torch.enable_grad():
             check_loss(loss(self._module, self._batches.load(0), self._loss_fn), parameters)
+        check_second_derivatives(self._module, self._loss_fn, self._batches, self._parameters)

@@ -3,7 +3,11 @@
 The functions need no Trainer, and leave the module bit for bit as it was. In all of them ``loss_fn(module, batch)`` is
 the mean over the batch's examples, and ``batches`` any iterable of batches: tensors, or tuples, lists or mappings of
 tensors, of any sizes. They are read once and held in memory. A batch of n examples (rows of its first tensor) counts
-with weight n: the curvature is that of the mean over all examples.
+with weight n: the curvature is that of the mean over all examples. Where the loss is a mean over something else (tokens
+that are no padding, class weights), ``weights`` says how much of it each batch has.
+
+Before anything is computed, every kind of pass is tried on the smallest batch: products of the Hessian that cannot be
+right are refused.
 """
 
 from lightning_dynamics.analyses.curvature import figures  # noqa: F401  (registers how a CurvatureResult looks)

@@ -26,6 +26,7 @@ from lightning_dynamics.analyses.curvature.minibatches import Minibatches
 from lightning_dynamics.analyses.curvature.operator import HessianOperator, NotFinite
 from lightning_dynamics.analyses.curvature.quantities import condition_number, flatness_of
 from lightning_dynamics.analyses.curvature.result import CurvatureResult
+from lightning_dynamics.analyses.curvature.second_derivatives import check_second_derivatives
 from lightning_dynamics.analyses.curvature.spectrum import density_of
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.isolation import Mode
@@ -85,8 +86,8 @@ class CurvatureCallback(AnalysisCallback[CurvatureResult]):
 
     Raises:
         ConfigurationError: before training: a pattern that matches nothing, more eigenvalues than parameters, a loss
-            that is no scalar or does not depend on the parameters, manual optimisation without ``loss_fn``, parameters
-            in half precision.
+            that is no scalar, does not depend on the parameters or is no function of them, manual optimisation without
+            ``loss_fn``, parameters in half precision, an operation whose second derivative is missing or wrong.
 
     Example::
 
@@ -142,7 +143,7 @@ class CurvatureCallback(AnalysisCallback[CurvatureResult]):
     # ---- before training -----------------------------------------------------------------------------------
 
     def prepare(self, context: Context) -> None:
-        """See whether there is a loss with a gradient, on every kind of minibatch that this process has."""
+        """Try the loss on every kind of minibatch of this process, and its derivatives on the smallest."""
         chosen = select_parameters(context.module, self.parameters)
         check_parameters(chosen)
         check_search(self.k, self.tolerance, self.max_iterations, sum(p.numel() for p in chosen.values()))
@@ -156,6 +157,7 @@ class CurvatureCallback(AnalysisCallback[CurvatureResult]):
             with torch.enable_grad():
                 value = loss(context.module, batches.load(place), self.loss_fn)
             check_loss(value, self.parameters)
+        check_second_derivatives(context.module, self.loss_fn, batches, chosen)
 
     # ---- an event ------------------------------------------------------------------------------------------
 

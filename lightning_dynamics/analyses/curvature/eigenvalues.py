@@ -73,6 +73,7 @@ def extreme_eigenvalues(
     mode: Mode = "eval",
     seed: int = 0,
     keep_graphs: bool | None = None,
+    weights: Sequence[float] | None = None,
 ) -> ExtremeEigenvalues:
     """The k largest and the k smallest eigenvalues of the Hessian, and their vectors.
 
@@ -95,12 +96,13 @@ def extreme_eigenvalues(
         seed: of the start vectors, and as above.
         keep_graphs: keep the gradient's graph of every batch in memory (True), of none (False), of as many as fit
             into 1 GiB (None).
+        weights: as for :func:`hessian_vector_product`.
 
     Raises:
         ConfigurationError: as for :func:`hessian_vector_product`, or k, tolerance or max_iterations cannot work.
         NotFinite: the loss, or a product, is NaN or infinite.
     """
-    with local_operator(module, loss_fn, batches, parameters, mode, seed, keep_graphs) as (operator, chosen):
+    with local_operator(module, loss_fn, batches, parameters, mode, seed, weights, keep_graphs) as (operator, chosen):
         found = _extremes(operator, k, tolerance, max_iterations, seed)
     shape: tuple[int, ...] = () if k == 1 else (k,)
     return ExtremeEigenvalues(
@@ -130,6 +132,7 @@ def gradient_flatness(
     mode: Mode = "eval",
     seed: int = 0,
     keep_graphs: bool | None = None,
+    weights: Sequence[float] | None = None,
 ) -> GradientFlatness:
     """How far the gradient is from the kernel of the Hessian.
 
@@ -140,7 +143,7 @@ def gradient_flatness(
 
     Cost and arguments: as :func:`extreme_eigenvalues`, which it calls, and one product and one gradient more.
     """
-    with local_operator(module, loss_fn, batches, parameters, mode, seed, keep_graphs) as (operator, _):
+    with local_operator(module, loss_fn, batches, parameters, mode, seed, weights, keep_graphs) as (operator, _):
         return flatness_of(operator, _extremes(operator, k, tolerance, max_iterations, seed))
 
 

@@ -29,28 +29,36 @@ def hessian_vector_product(
     parameters: str | Sequence[str] = "*",
     mode: Mode = "eval",
     seed: int = 0,
+    weights: Sequence[float] | None = None,
 ) -> Direction:
     """H v, where H = ∂²L/∂θ² and L is the mean loss over all examples (Pearlmutter 1994).
 
-    Cost: two training passes (forward and backward) over the batches; memory: one batch's graph twice, P in float64.
+    Cost: two training passes (forward and backward) over the batches, and about six over the smallest of them, to find
+    out whether the products can be right; memory: one batch's graph twice, P in float64.
 
     Args:
         module: any module, in float32 or float64; left as it was, also on errors.
-        loss_fn: ``(module, batch) -> scalar``, the mean over the batch's examples.
+        loss_fn: ``(module, batch) -> scalar``, a mean over the batch's examples, or over other terms.
         batches: see :mod:`lightning_dynamics.curvature`.
         vector: parameter name to a tensor of its shape; what is missing is zero.
         parameters: globs: the coordinates of H, tied ones once, whether they are frozen or not.
         mode: ``"eval"`` or ``"train"``: the flag every submodule has.
         seed: of whatever is random in the module: batch i is run with ``seed + i`` every time.
+        weights: terms of each batch's mean: tokens that count, or the sum of its targets' class weights, say; by
+            default its examples.
 
     Returns:
         Parameter name to a tensor of its shape and dtype; zeros for parameters the loss does not depend on.
 
     Raises:
-        ConfigurationError: no such parameters, no batches, no scalar loss.
+        ConfigurationError: no such parameters, no batches, no scalar loss, a loss that changes by itself, an operation
+            whose second derivative is missing or wrong.
         NotFinite: the loss or the product is NaN or infinite.
     """
-    with local_operator(module, loss_fn, batches, parameters, mode, seed, keep_graphs=False) as (operator, chosen):
+    with local_operator(module, loss_fn, batches, parameters, mode, seed, weights, keep_graphs=False) as (
+        operator,
+        chosen,
+    ):
         flat = torch.zeros(operator.size, dtype=operator.dtype, device=operator.device)
         pieces = unflatten(flat, chosen)
         for name, value in vector.items():
@@ -94,6 +102,7 @@ def hutchinson_trace(
     mode: Mode = "eval",
     seed: int = 0,
     keep_graphs: bool | None = None,
+    weights: Sequence[float] | None = None,
 ) -> TraceEstimate:
     """The trace of the Hessian, by Hutchinson's estimator with probes of ±1 (Commun. Stat. 19, 1990).
 
@@ -101,7 +110,7 @@ def hutchinson_trace(
     Cost and further arguments: as :func:`extreme_eigenvalues`, with ``num_samples`` products; no basis is kept.
     """
     check_count("num_samples", num_samples)
-    with local_operator(module, loss_fn, batches, parameters, mode, seed, keep_graphs) as (operator, _):
+    with local_operator(module, loss_fn, batches, parameters, mode, seed, weights, keep_graphs) as (operator, _):
         found = estimator.trace_estimate(
             operator.matvec,
             operator.size,
@@ -125,6 +134,7 @@ def spectral_density(
     mode: Mode = "eval",
     seed: int = 0,
     keep_graphs: bool | None = None,
+    weights: Sequence[float] | None = None,
 ) -> SpectralDensity:
     """How the Hessian's eigenvalues are distributed, by stochastic Lanczos quadrature.
 
@@ -146,13 +156,14 @@ def spectral_density(
         mode: ``"eval"`` or ``"train"``.
         seed: of the start vectors, and as above.
         keep_graphs: as above.
+        weights: as above.
     """
     check_count("num_samples", num_samples)
     check_count("num_iterations", num_iterations)
     if sigma is not None and not (sigma > 0 and math.isfinite(sigma)):
         raise ConfigurationError(f"`sigma` must be positive, or None; got {sigma!r}")
-    with local_operator(module, loss_fn, batches, parameters, mode, seed, keep_graphs) as (operator, _):
-        nodes, weights = estimator.quadrature(
+    with local_operator(module, loss_fn, batches, parameters, mode, seed, weights, keep_graphs) as (operator, _):
+        nodes, shares = estimator.quadrature(
             operator.matvec,
             operator.size,
             num_samples=num_samples,
@@ -161,4 +172,4 @@ def spectral_density(
             dtype=operator.dtype,
             device=operator.device,
         )
-    return density_of(nodes, weights, sigma)
+    return density_of(nodes, shares, sigma)

@@ -8,14 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
 def twice_differentiable(module: nn.Module) -> Iterator[None]:
     """What has no second derivative is computed in a way that has one; call it within ``isolated``.
 
-    cuDNN's recurrent layers give way to PyTorch's, fused attention to its formula, sparse gradients of embeddings to
-    dense ones.
+    cuDNN's recurrent layers give way to PyTorch's, fused attention and weight normalisation to their formulas, sparse
+    gradients of embeddings to dense ones.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -27,8 +30,31 @@ def twice_differentiable(module: nn.Module) -> Iterator[None]:
         if any(isinstance(layer, nn.RNNBase) for layer in module.modules()):
             torch.backends.cudnn.enabled = False
             stack.callback(setattr, torch.backends.cudnn, "enabled", before)
+        if any(map(_has_weight_norm, module.modules())):
+            stack.enter_context(_PlainWeightNorm())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         yield
+
+
+def _has_weight_norm(layer: nn.Module) -> bool:
+    """Whether it is the parametrization, or carries the hook of the older function."""
+    return isinstance(layer, _WeightNorm) or any(
+        isinstance(hook, WeightNorm) for hook in layer._forward_pre_hooks.values()
+    )
+
+
+class _PlainWeightNorm(TorchFunctionMode):
+    """Weight normalisation written out: torch's own leaves the norm out of its second derivative (seen in 2.13.0)."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replace the one function, whoever calls it."""
+        if func is torch._weight_norm:
+            return _weight_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
 def graph_bytes(outputs: Iterable[Tensor], shared: Iterable[Tensor]) -> int:

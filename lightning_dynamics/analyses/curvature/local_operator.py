@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_dynamics.analyses.curvature.checks import check_function, check_parameters
 from lightning_dynamics.analyses.curvature.minibatches import Minibatches
 from lightning_dynamics.analyses.curvature.operator import HessianOperator
+from lightning_dynamics.analyses.curvature.second_derivatives import check_second_derivatives
 from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.objective import LossFn
 from lightning_dynamics.core.parameters import select_parameters, unflatten
@@ -28,28 +29,31 @@ def local_operator(
     parameters: str | Sequence[str],
     mode: Mode,
     seed: int,
+    weights: Sequence[float] | None,
     keep_graphs: bool | None,
 ) -> Iterator[tuple[HessianOperator, dict[str, nn.Parameter]]]:
     """The operator and the parameters it is for; the module is left bit for bit as it was.
 
     Args:
         module: in float32 or float64.
-        loss_fn: ``(module, batch) -> scalar``, the mean over the batch's examples.
+        loss_fn: ``(module, batch) -> scalar``, a mean over the batch's terms.
         batches: see :mod:`lightning_dynamics.curvature`.
         parameters: globs: the coordinates.
         mode: ``"eval"`` or ``"train"``.
         seed: of whatever is random in the module.
+        weights: terms of each batch's mean; by default its examples.
         keep_graphs: see :class:`HessianOperator`.
 
     Raises:
-        ConfigurationError: no such parameters, no batches, no function.
+        ConfigurationError: no such parameters, no batches, no function; second derivatives that cannot be right.
     """
     check_function(loss_fn, mode)
     chosen = select_parameters(module, parameters)
     check_parameters(chosen)
     with isolated(module, mode=mode, seed=seed) as streams, logging_disabled(module):
-        held = Minibatches.from_batches(batches, seed=seed, streams=streams)
+        held = Minibatches.from_batches(batches, weights=weights, seed=seed, streams=streams)
         operator = HessianOperator(module, loss_fn, held, chosen, keep_graphs=keep_graphs)
+        check_second_derivatives(module, loss_fn, held, chosen)
         try:
             yield operator, chosen
         finally:

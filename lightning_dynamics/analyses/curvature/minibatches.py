@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -24,27 +25,49 @@ class Minibatches:
         numbers: what each is called, over all processes.
         load: place (from 0) to data, for one run of the loss: random streams begin anew, as at every earlier run
             of the same minibatch, so that dropout is a fixed function. The caller may change containers and tensors.
+        count_terms: place to the number of terms that the loss of that minibatch is a mean over; asked once for each.
+            None for their examples.
     """
 
     examples: tuple[int, ...]
     numbers: tuple[int, ...]
     load: Callable[[int], Any]
+    count_terms: Callable[[int], float] | None = None
+    _terms: dict[int, float] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         """How many minibatches."""
         return len(self.examples)
 
+    def terms(self, place: int) -> float:
+        """The weight of a minibatch's loss in the mean over all of them."""
+        if place not in self._terms:
+            self._terms[place] = float(self.examples[place] if self.count_terms is None else self.count_terms(place))
+        return self._terms[place]
+
+    def smallest(self) -> int:
+        """The place of the minibatch with the fewest examples."""
+        return min(range(len(self)), key=self.examples.__getitem__)
+
     @classmethod
-    def from_batches(cls, batches: Iterable[Any], *, seed: int = 0, streams: Sequence[Any] = ()) -> Minibatches:
+    def from_batches(
+        cls,
+        batches: Iterable[Any],
+        *,
+        weights: Sequence[float] | None = None,
+        seed: int = 0,
+        streams: Sequence[Any] = (),
+    ) -> Minibatches:
         """Any iterable's batches, read once and held in memory, so that a shuffling loader stays what it was.
 
         Args:
             batches: tensors, or tuples, lists or mappings of tensors; those without an example are left out.
+            weights: terms of each batch's mean, one number per batch; by default its examples.
             seed: of random streams: minibatch i gets ``seed + i``.
             streams: generators that the module holds.
 
         Raises:
-            ConfigurationError: no batches, or one whose examples cannot be counted.
+            ConfigurationError: no batches, one whose examples cannot be counted, weights that do not fit.
         """
         if isinstance(batches, Tensor | str | Mapping) or not isinstance(batches, Iterable):
             raise ConfigurationError(
@@ -52,6 +75,8 @@ class Minibatches:
                 "batch is `[batch]`"
             )
         kept = [_Kept(batch) for batch in batches]
+        if weights is not None:
+            _check_weights(weights, len(kept))
         numbers = [number for number, item in enumerate(kept) if item.examples]
         if not numbers:
             raise ConfigurationError(
@@ -62,7 +87,8 @@ class Minibatches:
             seed_all(seed + numbers[place], *streams)
             return kept[numbers[place]].copied()
 
-        return cls(tuple(kept[number].examples for number in numbers), tuple(numbers), load)
+        count = None if weights is None else lambda place: weights[numbers[place]]
+        return cls(tuple(kept[number].examples for number in numbers), tuple(numbers), load, count)
 
     @classmethod
     def from_context(cls, context: Context, probe: Probe | None = None) -> Minibatches:
@@ -75,7 +101,24 @@ class Minibatches:
             context.seed(batch)
             return batch.data
 
-        return cls(tuple(len(source.batches[number]) for number in numbers), numbers, load)
+        def count(place: int) -> float:
+            return context.terms(source.batch(numbers[place]), source)
+
+        return cls(tuple(len(source.batches[number]) for number in numbers), numbers, load, count)
+
+
+def _check_weights(weights: Any, count: int) -> None:
+    """One positive number per batch."""
+    if not isinstance(weights, Sequence) or len(weights) != count:
+        given = len(weights) if isinstance(weights, Sequence) else type(weights).__name__
+        raise ConfigurationError(
+            f"`weights` must be a list with one number for each of the {count} batches, got {given}"
+        )
+    for number, weight in enumerate(weights):
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+            raise ConfigurationError(
+                f"`weights[{number}]` must be a positive number, got {weight!r}: leave batches without a term out"
+            )
 
 
 class _Kept:

@@ -30,7 +30,10 @@ class NotFinite(ValueError):
 
 
 class HessianOperator:
-    """H = ∂²L/∂θ² of L = Σ losses / N over all examples of all processes, for the parameters chosen.
+    """H = ∂²L/∂θ² of the mean loss L over the minibatches of all processes, for the parameters chosen.
+
+    The loss of a minibatch is a mean over its terms (examples, tokens that count): it has their number as its weight,
+    so that L is the mean over all terms.
 
     Make it within :func:`~lightning_dynamics.core.isolation.isolated`, use it there, and let go of it there: it sets
     ``requires_grad`` (to True for the parameters chosen, to False for all others), and it belongs to the point where
@@ -41,17 +44,18 @@ class HessianOperator:
     (``torch.func``) was never faster, and much slower for an MLP: ``benchmarks/curvature.py``, figures in
     ``docs/curvature.md``.
 
-    Sums over examples are taken in float64 from whole-number weights, and divided once: for float32 parameters they
+    Sums over minibatches are taken in float64, and divided once. With whole-number weights and float32 parameters they
     are exact but in rare cases, and so the same however the minibatches are spread over processes.
 
     Args:
         module: isolated.
-        loss_fn: ``loss_fn(module, batch)``, the mean over the batch's examples; None for ``training_step``.
-        batches: this process's :class:`Minibatches`, possibly none; any other iterable is held in memory.
+        loss_fn: ``loss_fn(module, batch)``, a mean over the batch's terms; None for ``training_step``.
+        batches: this process's :class:`Minibatches`, possibly none; any other iterable is held in memory, and weighted
+            by examples.
         parameters: name to parameter: the coordinates, in this order.
         gather: runs this process's work and returns the sum of what it returned in all of them, e.g.
             ``lambda work: ranks.all_reduce(ranks.run_checked(work))``; by default there is one process.
-        num_examples: N, over all processes; by default they are counted.
+        num_examples: over all processes, for captions; by default this process's. Nothing is divided by it.
         keep_graphs: True keeps the gradient's graph of every minibatch, False of none; None of as many as fit into
             1 GiB, as measured.
     """
@@ -67,7 +71,7 @@ class HessianOperator:
         num_examples: int | None = None,
         keep_graphs: bool | None = None,
     ) -> None:
-        """Count the examples, and choose the coordinates."""
+        """Choose the coordinates."""
         self._module, self._loss_fn, self._parameters = module, loss_fn, parameters
         self._batches = batches if isinstance(batches, Minibatches) else Minibatches.from_batches(batches)
         self._gather: Gather = gather or (lambda work: work())
@@ -83,10 +87,7 @@ class HessianOperator:
         self._graphs: dict[int, tuple[Tensor, list[Tensor | None]]] = {}
         self._losses: dict[int, Tensor] = {}
         self._first: tuple[float, Tensor] | None = None
-        if num_examples is None:
-            own = torch.tensor([float(sum(self._batches.examples))], dtype=torch.float64, device=self.device)
-            num_examples = round(float(self._gather(lambda: own)))
-        self.num_examples = num_examples
+        self.num_examples = sum(self._batches.examples) if num_examples is None else num_examples
         chosen = {id(tensor) for tensor in tensors}
         for parameter in module.parameters():
             parameter.requires_grad_(id(parameter) in chosen)
@@ -182,22 +183,28 @@ class HessianOperator:
     def _summed(self, directions: list[Tensor] | None) -> tuple[float, Tensor]:
         """The loss, and the gradient or its derivative along ``directions``: sums over everything, then divided."""
         total = self._gather(lambda: self._own(directions))
+        if float(total[-1]) == 0:
+            raise NotFinite("no minibatch has a term that counts in the loss: every target is left out of it")
         if not bool(total.isfinite().all()):
             raise NotFinite(
                 self._complaint(total, "the gradient" if directions is None else "a product of its Hessian")
             )
-        mean = total.div_(self.num_examples)
-        return float(mean[-1]), mean[:-1].to(self.dtype)
+        mean = total.div_(total[-1].clone())
+        return float(mean[-2]), mean[:-2].to(self.dtype)
 
     def _own(self, directions: list[Tensor] | None) -> Tensor:
-        """This process's part ``(P + 1,)`` float64, the loss last."""
+        """This process's sums ``(P + 2,)`` float64, weighted by terms; then the loss, and the terms themselves."""
         tensors = list(self._parameters.values())
-        total = torch.zeros(self.size + 1, dtype=torch.float64, device=self.device)
-        pieces = unflatten(total[:-1], self._parameters).values()
+        total = torch.zeros(self.size + 2, dtype=torch.float64, device=self.device)
+        pieces = unflatten(total[:-2], self._parameters).values()
         with torch.enable_grad(), twice_differentiable(self._module):
-            for place, examples in enumerate(self._batches.examples):
+            for place in range(len(self._batches)):
+                terms = self._batches.terms(place)
+                if terms == 0:  # a mean over nothing: NaN, which counts nothing
+                    continue
                 value, found = self._gradient_of(place)
-                total[-1].add_(value.to(total.device), alpha=examples)
+                total[-1].add_(terms)
+                total[-2].add_(value.to(total.device), alpha=terms)
                 if directions is not None:
                     pairs = [
                         (g, v) for g, v in zip(found, directions, strict=True) if g is not None and g.requires_grad
@@ -213,7 +220,7 @@ class HessianOperator:
                 for piece, part in zip(pieces, found, strict=True):
                     if part is not None:
                         dense = part.detach().to_dense() if part.is_sparse else part.detach()
-                        piece.add_(dense.to(total.device), alpha=examples)
+                        piece.add_(dense.to(total.device), alpha=terms)
         return total
 
     def _gradient_of(self, place: int) -> tuple[Tensor, list[Tensor | None]]:
@@ -240,8 +247,8 @@ class HessianOperator:
         for place, value in self._losses.items():
             if not bool(value.isfinite()):
                 return f"the loss is {float(value)} on minibatch {self._batches.numbers[place]}"
-        if not bool(total[-1].isfinite()):
-            return f"the loss is {float(total[-1])} on a minibatch of another process"
+        if not bool(total[-2].isfinite()):
+            return f"the loss is {float(total[-2])} on a minibatch of another process"
         return (
             f"the loss is finite, but {what} is not: its formula has no derivative at this point (a square root or a "
             "norm at 0, for example)"

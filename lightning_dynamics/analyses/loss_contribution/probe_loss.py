@@ -21,7 +21,7 @@ class Value:
     """The loss at a point, and its gradient.
 
     Args:
-        loss: mean over the examples.
+        loss: mean over the terms of the loss.
         gradient: ``(P,)`` float64; zero where it was not wanted.
         wanted: for which tensors it was.
     """
@@ -41,7 +41,7 @@ class ProbeLoss:
 
     Args:
         context: module, processes, random streams.
-        probe: the examples; the loss is the mean over them, minibatches weighted by their examples.
+        probe: the examples; a minibatch's mean loss has the number of its terms as its weight.
         coordinates: of the module.
         loss_fn: ``loss_fn(module, batch)``; None for the module's ``training_step``.
     """
@@ -52,31 +52,36 @@ class ProbeLoss:
     loss_fn: LossFn | None
 
     def __call__(self, wanted: Sequence[bool]) -> Value:
-        """Sums over all minibatches of all processes, accumulated in float64."""
+        """Sums over all minibatches of all processes, accumulated in float64, then divided."""
         total = self.context.ranks.all_reduce(self.context.ranks.run_checked(lambda: self._own(wanted)))
-        return Value(float(total[-1]), total[:-1], tuple(wanted))
+        mean = total.div_(total[-1].clone())
+        return Value(float(mean[-2]), mean[:-2], tuple(wanted))
 
     def _own(self, wanted: Sequence[bool]) -> Tensor:
+        """This process's sums ``(P + 2,)``, weighted by terms: the gradient, the loss, and the terms themselves."""
         tensors = list(self.coordinates.tensors.values())
         chosen = [tensor for tensor, is_wanted in zip(tensors, wanted, strict=True) if is_wanted]
-        total = torch.zeros(sum(self.coordinates.sizes) + 1, dtype=torch.float64, device=self.coordinates.home)
+        total = torch.zeros(sum(self.coordinates.sizes) + 2, dtype=torch.float64, device=self.coordinates.home)
         # Added in place, tensor by tensor: a flat copy of each gradient would cost small models a tenth of a pass.
-        pieces = total[:-1].split(self.coordinates.sizes)
+        pieces = total[:-2].split(self.coordinates.sizes)
         sums = [
             piece.view_as(tensor) for piece, tensor, is_wanted in zip(pieces, tensors, wanted, strict=True) if is_wanted
         ]
         for batch in self.context.batches(self.probe):
-            share = len(batch) / len(self.probe)
+            terms = self.context.terms(batch, self.probe)
+            if terms == 0:  # a mean over nothing: NaN, which counts nothing
+                continue
             with torch.enable_grad():
                 value = loss(self.context.module, batch.data, self.loss_fn)
-            total[-1].add_(value.detach(), alpha=share)
+            total[-1].add_(terms)
+            total[-2].add_(value.detach(), alpha=terms)
             if not (chosen and value.requires_grad):
                 continue
             found = torch.autograd.grad(value, chosen, allow_unused=True)
             for so_far, gradient in zip(sums, found, strict=True):
                 if gradient is not None:
                     dense = gradient.to_dense() if gradient.is_sparse else gradient
-                    so_far.add_(dense.to(total.device), alpha=share)
+                    so_far.add_(dense.to(total.device), alpha=terms)
         return total
 
 

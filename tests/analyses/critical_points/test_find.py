@@ -160,7 +160,7 @@ def test_the_counts_are_those_of_the_loss() -> None:
 
     (point,) = find(P.Free(1.0, 1.0), loss, P.NOTHING, keep_graphs=True, description=None)
     assert len(point.losses) == len(point.squared_gradient_norms) == point.iterations + 1
-    assert len(runs) == 1 + point.gradients, "one run to try the loss, then one for each gradient"
+    assert len(runs) == 3 + point.gradients, "three runs to try the loss, then one for each gradient"
     assert point.products >= point.iterations and point.losses[-1] == point.loss
 
 

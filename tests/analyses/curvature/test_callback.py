@@ -297,7 +297,7 @@ def detached(module: Any, batch: Any) -> Tensor:
 )
 def test_bad_arguments_are_refused_before_training(tmp_path: Path, options: dict[str, Any], word: str) -> None:
     with pytest.raises(ConfigurationError, match=word):
-        fit(tmp_path, Task(R.mlp(torch.float32)), callback(**options | {"on_error": "warn"}))
+        fit(tmp_path, Task(R.mlp(torch.float32)), callback(**options))
 
 
 def test_half_precision_is_refused(tmp_path: Path) -> None:

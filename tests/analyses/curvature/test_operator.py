@@ -60,15 +60,31 @@ def test_shares_add_up_bit_for_bit() -> None:
         assert torch.equal(shares[0].gradient(), whole.gradient()) and shares[0].loss == whole.loss
         directions = list(unflatten(v, select_parameters(net)).values())
         assert torch.equal(shares[0].matvec(v), whole.matvec(v))
-        assert torch.equal(shares[2]._own(directions), torch.zeros(len(v) + 1, dtype=torch.float64))
+        assert torch.equal(shares[2]._own(directions), torch.zeros(len(v) + 2, dtype=torch.float64))
 
 
-def test_examples_are_counted_over_processes() -> None:
+def test_terms_are_added_up_over_processes() -> None:
     net = R.mlp()
     with isolated(net):
-        operator = part_of(net, [R.data(4)], gather=lambda work: 3 * work())
+        operator = part_of(net, [R.data(4)], gather=lambda work: 3 * work(), num_examples=60)
         assert operator.num_examples == 60
         assert operator.loss == pytest.approx(R.cross_entropy(net, R.data(4)).item())
+
+
+def test_a_minibatch_without_a_term_counts_nothing() -> None:
+    """Its mean is that of nothing: NaN."""
+    net = R.mlp()
+    x, y = R.data(4)
+    batches = [(x[:12], y[:12]), (x[12:], torch.full_like(y[12:], -100))]
+    held = Minibatches((12, 8), (0, 1), lambda place: batches[place], lambda place: (12.0, 0.0)[place])
+    with isolated(net):
+        operator = HessianOperator(net, R.cross_entropy, held, select_parameters(net))
+        assert operator.loss == pytest.approx(R.cross_entropy(net, batches[0]).item())
+        v = torch.randn(operator.size, dtype=torch.float64)
+        torch.testing.assert_close(operator.matvec(v), R.exact_hessian(net, x[:12], y[:12]) @ v)
+        none = Minibatches((8,), (0,), lambda place: batches[1], lambda place: 0.0)
+        with pytest.raises(NotFinite, match="no minibatch has a term"):
+            HessianOperator(net, R.cross_entropy, none, select_parameters(net)).gradient()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 0.8, 1.5])
@@ -127,7 +143,7 @@ def test_it_serves_the_pure_functions() -> None:
 
 def test_a_loss_that_is_not_finite_elsewhere_is_known_here() -> None:
     net = R.mlp()
-    bad = torch.full((sum(p.numel() for p in net.parameters()) + 1,), float("nan"), dtype=torch.float64)
+    bad = torch.full((sum(p.numel() for p in net.parameters()) + 2,), float("nan"), dtype=torch.float64)
     with isolated(net):
         operator = part_of(net, [R.data(4)], num_examples=40, gather=lambda work: work() + bad)
         with pytest.raises(NotFinite, match="of another process"):

@@ -13,9 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DistributedSampler, IterableDataset
 
-from lightning_dynamics.core.checks import check_count
+from lightning_dynamics.core.checks import check_count, speaking, spoken
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.interventions.messages import speaking
 
 Order = Literal["easy_first", "hard_first", "proportional", "drop_easiest", "drop_hardest"]
 _DROPPING = ("drop_easiest", "drop_hardest")
@@ -82,6 +81,7 @@ class DifficultySampler(DistributedSampler[int]):
             score, or its examples are not of this data set.
     """
 
+    @speaking
     def __init__(
         self,
         dataset: Sized | int,
@@ -189,8 +189,10 @@ class DifficultySampler(DistributedSampler[int]):
         if result is None:
             self._warn_if_overdue(epoch)
         elif epoch >= self.warmup_epochs:
-            with speaking(self):
+            try:
                 indices, own = self._scored(result)
+            except ConfigurationError as error:
+                raise spoken(error, type(self).__name__) from error.__cause__
             percentiles[indices] = own
         # Not `seed + epoch`, as torch has it: there, the next seed has the same epochs, one earlier.
         state = np.random.SeedSequence([self.seed, epoch]).generate_state(1)

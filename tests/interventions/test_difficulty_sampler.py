@@ -446,7 +446,7 @@ class Counted(Endless):
 )
 def test_complaints(arguments: dict[str, Any], word: str) -> None:
     given = {"dataset": 20, "callback": Measured(), "order": "easy_first"} | arguments
-    with pytest.raises(ConfigurationError, match=word):
+    with pytest.raises(ConfigurationError, match=f"^DifficultySampler: .*{word}"):
         DifficultySampler(given.pop("dataset"), given.pop("callback"), **given)
 
 

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_dynamics.core.checks import check_count
+from lightning_dynamics.core.checks import check_count, speaking
 from lightning_dynamics.core.distributed import require_whole_model
 from lightning_dynamics.core.lightning import Callback, ConfigurationError, gradients_are_complete, steps_taken
 from lightning_dynamics.core.parameters import assign, flatten, unflatten
 from lightning_dynamics.core.progress import progress
-from lightning_dynamics.interventions.messages import speaking
 from lightning_dynamics.interventions.random_subspace.estimator import FastfoodProjection, Kind, Projection, project
 from lightning_dynamics.interventions.random_subspace.optimizers import optimizer_of, replace_parameters
 from lightning_dynamics.interventions.random_subspace.selection import trained_parameters
@@ -90,6 +89,7 @@ class RandomSubspaceCallback(Callback):
         trainer = Trainer(callbacks=[RandomSubspaceCallback(dim=750)])
     """
 
+    @speaking
     def __init__(
         self,
         dim: int = 750,
@@ -159,17 +159,17 @@ class RandomSubspaceCallback(Callback):
         """One per choice of parameters, so that one Trainer can have two of these callbacks."""
         return self._generate_state_key(parameters=self.parameters, name=self.name)
 
+    @speaking
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse strategies that keep parameters or optimizers to themselves."""
         if stage != "fit":
             return
         self._is_starting, self._restored, self._resumed_from = True, None, []
-        with speaking(self):
-            require_whole_model(trainer)
-            if any(cls.__name__ == "DeepSpeedStrategy" for cls in type(trainer.strategy).__mro__):
-                raise ConfigurationError(
-                    "DeepSpeed keeps its own copies of the weights; use Trainer(strategy='ddp') or a single device"
-                )
+        require_whole_model(trainer)
+        if any(cls.__name__ == "DeepSpeedStrategy" for cls in type(trainer.strategy).__mro__):
+            raise ConfigurationError(
+                "DeepSpeed keeps its own copies of the weights; use Trainer(strategy='ddp') or a single device"
+            )
         if trainer.is_global_zero and finds_learning_rates(trainer):
             warnings.warn(
                 "RandomSubspaceCallback: LearningRateFinder trains in the whole space, not in the subspace, so the "
@@ -178,11 +178,11 @@ class RandomSubspaceCallback(Callback):
                 stacklevel=2,
             )
 
+    @speaking
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace the parameters by θ_d: the optimizers exist, and their states are not yet restored."""
         self._is_starting = False
-        with speaking(self):
-            self._begin(trainer, pl_module)
+        self._begin(trainer, pl_module)
         if self.announce and trainer.is_global_zero:
             print(
                 f"RandomSubspaceCallback changes this training, on purpose: {len(self.theta_0):,} parameters move only "
@@ -252,15 +252,17 @@ class RandomSubspaceCallback(Callback):
         if self._is_starting:
             self._resumed_from.append(trainer.ckpt_path)
 
+    @speaking
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse what a tuner found while training in the subspace had already begun."""
         if self._hook is not None and is_of_learning_rate_finder(trainer.ckpt_path):
             raise ConfigurationError(
-                "RandomSubspaceCallback: LearningRateFinder was used in the middle of training, where it trains "
+                "LearningRateFinder was used in the middle of training, where it trains "
                 "nothing, because it takes all callbacks out: its losses do not depend on the learning rate; remove "
                 "it, or let it run before training, with `update_attr=False`"
             )
 
+    @speaking
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep it until the optimizers exist; in the middle of training, go back to it."""
         if self._hook is None:

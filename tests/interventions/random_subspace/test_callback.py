@@ -429,7 +429,7 @@ def test_complaints_before_training(case: str, tmp_path: Path) -> None:
         def on_train_start(self, *_: Any) -> None:
             taken.append(1)
 
-    with pytest.raises(ConfigurationError, match=word):
+    with pytest.raises(ConfigurationError, match=f"^RandomSubspaceCallback: .*{word}"):
         callback = RandomSubspaceCallback(**{"dim": 3} | arguments)
         trainer(tmp_path, [callback, Watch()]).fit(net, loader())
     assert not taken

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lightning_dynamics.analyses.fingerprint import FingerprintCallback, compare_fingerprints
     from lightning_dynamics.analyses.landscape import LandscapeCallback, LandscapeResult
     from lightning_dynamics.analyses.loss_contribution import LossContributionCallback, LossContributionResult
+    from lightning_dynamics.analyses.preflight import Preflight, preflight
     from lightning_dynamics.analyses.vog import VoGCallback, VoGResult
     from lightning_dynamics.core.lightning import ConfigurationError
     from lightning_dynamics.data import problems as problems
@@ -58,6 +59,7 @@ _NAMES = {
     "analyses.curvature": ("CurvatureCallback", "CurvatureResult"),
     "analyses.fingerprint": ("FingerprintCallback", "compare_fingerprints"),
     "analyses.landscape": ("LandscapeCallback", "LandscapeResult"),
+    "analyses.preflight": ("Preflight", "preflight"),
     "analyses.loss_contribution": ("LossContributionCallback", "LossContributionResult"),
     "analyses.vog": ("VoGCallback", "VoGResult"),
     "core.lightning": ("ConfigurationError",),
@@ -105,12 +107,14 @@ __all__ = [
     "LocalReport",
     "LossContributionCallback",
     "LossContributionResult",
+    "Preflight",
     "RandomSubspaceCallback",
     "VoGCallback",
     "VoGResult",
     "compare_fingerprints",
     "compare_intrinsic_dimensions",
     "intrinsic_dimension",
+    "preflight",
 ]
 
 

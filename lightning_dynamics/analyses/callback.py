@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 import weakref
 from abc import ABC, abstractmethod
@@ -22,6 +23,7 @@ from lightning_dynamics.core.experiments import release_tasks
 from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.lightning import Callback, ConfigurationError, steps_taken, tell, training_length
 from lightning_dynamics.core.objective import LossFn, PredictFn, resolve_function
+from lightning_dynamics.core.module_state import require_materialized
 from lightning_dynamics.core.probe import Probe, release_probes
 from lightning_dynamics.core.probe_sources import NoIndex
 from lightning_dynamics.core.quiet import logging_disabled
@@ -237,6 +239,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         task: Task | None = None
         try:
             with self._undisturbed(module) as streams:
+                require_materialized(module)
                 self._probes, task, is_new = self._wanted.understood(trainer, module, self._recorded)
                 self._task, self.loss_fn = task, task.mean_loss(self._wanted.loss_fn)
                 if is_new:
@@ -251,9 +254,11 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
             self._waits = True
             return
         self._ready = not self._failed(trainer, error)
+        if error is not None:
+            self.refusal = str(error) if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {error}"
         told = "" if task is None or not self._ready else advice(task, self.mode)
         if told and trainer.is_global_zero:
-            warnings.warn(f"{self._speaker}: {told}", stacklevel=2)
+            warnings.warn(f"{self.speaker}: {told}", stacklevel=2)
         if self._ready and self._history.step is None and self._due(moment):
             self._analyse(trainer, module, moment)
 
@@ -282,7 +287,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         self._waits = False
         if trainer.is_global_zero:
             tell(
-                f"{self._speaker}: the training data have no index, so the examples are those of the first "
+                f"{self.speaker}: the training data have no index, so the examples are those of the first "
                 f"{len(self._recorded)} minibatches; it begins at step {self._seen_step}"
             )
         self._begin(trainer, module)
@@ -358,6 +363,20 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         self._history.load_state(state_dict["history"], self.result_type)  # type: ignore[arg-type]
         self.memory = state_dict["memory"]
         self._recorded = state_dict.get("recorded")
+
+    @final
+    def for_preflight(self) -> AnalysisCallback[R]:
+        """A copy that only prepares: it analyses at no moment, and rests where it cannot work."""
+        own = copy.copy(self)
+        own.on_error, own.schedule, own.remembers = "warn", Never(), Never()
+        own._forget()
+        own._module = None
+        return own
+
+    @final
+    def provide(self, recorded: list[Recorded]) -> None:
+        """Minibatches for data without an index, instead of those that training would receive."""
+        self._recorded = recorded
 
     # ---- one event -----------------------------------------------------------------------------------------
 
@@ -459,20 +478,18 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
             error = error.own
         if self.on_error == "raise":
             if isinstance(error, ConfigurationError):
-                raise spoken(error, self._speaker) from error.__cause__
+                raise spoken(error, self.speaker) from error.__cause__
             if error is not None:
                 raise error
-            raise RuntimeError(f"{self._speaker}: the analysis failed in another process; its error says why")
-        if isinstance(error, ConfigurationError):
-            self.refusal = str(error)
+            raise RuntimeError(f"{self.speaker}: the analysis failed in another process; its error says why")
         if error is not None and not self._warned:
             self._warned = True
-            warn_of_failure(self._speaker, error)
+            warn_of_failure(self.speaker, error)
         return True
 
     @property
     @final
-    def _speaker(self) -> str:
+    def speaker(self) -> str:
         """How every message begins."""
         own = type(self).__name__
         return own if self._label == self.group else f"{own} ({self._label})"

@@ -120,9 +120,11 @@ def advice(task: Task, mode: str) -> str:
 
 def explained(error: Exception, task: Task | None, mode: str) -> Exception:
     """The error of a preparation; in words where eval mode is the reason."""
-    if task is not None and mode == "eval" and task.eval_fails and not isinstance(error, ConfigurationError):
+    other = task is not None and mode == "eval" and (task.eval_fails or task.as_trained_only)
+    if task is not None and other and not isinstance(error, ConfigurationError):
         told = ConfigurationError(
-            f"eval mode fails for {task.module} ({task.eval_fails}): pass `mode='train'`, in which it is trained"
+            f"in eval mode {task.module} is another function than the one that is trained, and fails here "
+            f"({type(error).__name__}: {error}): pass `mode='train'`"
         )
         told.__cause__ = error
         return told

@@ -78,7 +78,8 @@ def task_for(
 ) -> tuple[Task, bool]:
     """The task that callbacks of one Trainer share, and whether it is new: found out just now."""
     known = _tasks.setdefault(trainer, {})
-    key = (id(module), id(probe.dataset), id(probe.collate), loss_fn, predict_fn)
+    data = "recorded" if probe.recorded is not None else id(probe.dataset)  # all are the beginning of one stream
+    key = (id(module), data, id(probe.collate), loss_fn, predict_fn)
     is_new = key not in known
     if is_new:
         known[key] = understand(module, probe, loss_fn=loss_fn, predict_fn=predict_fn)
@@ -300,8 +301,10 @@ class Experiments:
         counter, sums = self._counter(reading, target, mask)
         if counter is None and reading.kind == "unknown" and self.base_loss is not None:
             reading = replace(reading, kind="pairs")
-        if reading.kind in ("unknown", "pairs") and (way is not None or self.given):
+        if reading.kind == "pairs":
             reading = replace(reading, output="embeddings")
+        elif reading.kind == "unknown" and way is not None:
+            reading = replace(reading, output="values")
         known = tuple(inputs)
         return replace(
             task,

@@ -6,6 +6,7 @@ name: a Trainer of one does not take callbacks of the other. So our bases inheri
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +137,15 @@ def to_device(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
     batch = trainer.precision_plugin.convert_input(batch)
     batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
     return trainer.strategy.batch_to_device(batch)
+
+
+def first_minibatches(trainer: Trainer, module: LightningModule) -> Iterator[Any]:
+    """Minibatches as training would receive them, by an iterator of their own.
+
+    Private attribute, checked on Lightning 2.5.1 and 2.6.6.
+    """
+    for batch, _, _ in trainer.fit_loop._combined_loader:
+        yield to_device(trainer, module, batch)
 
 
 def move_to_device(batch: Any, device: Any) -> Any:

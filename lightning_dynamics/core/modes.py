@@ -32,7 +32,7 @@ class Modes:
 
     def apply(self, module: nn.Module) -> None:
         """Set the flags for experiments."""
-        still = {id(sub) for sub in (*_dropouts(module), *batchnorms(module))}
+        still = {id(sub) for sub in (*dropouts(module), *batchnorms(module))}
         for sub in module.modules():
             sub.training = self.as_trained and id(sub) not in still and type(sub).__name__ not in self.random
 
@@ -69,7 +69,7 @@ def compare_modes(
                     buffer.data.copy_(saved)
         return found
 
-    aside = {id(sub) for sub in _dropouts(module)}
+    aside = {id(sub) for sub in dropouts(module)}
     try:
         in_eval = value(lambda sub: False)
         in_train = value(lambda sub: id(sub) not in aside)
@@ -95,7 +95,7 @@ def compare_modes(
             sub.training = flag
 
 
-def _dropouts(module: nn.Module) -> list[nn.Module]:
+def dropouts(module: nn.Module) -> list[nn.Module]:
     """Modules that leave out numbers at random in train mode, and do nothing else with the flag."""
     return [
         sub

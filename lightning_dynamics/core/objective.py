@@ -92,8 +92,8 @@ def training_step(module: Any, batch: Any, *, manual: bool = False) -> Any:
     """
     if not module.automatic_optimization and not manual:
         raise ConfigurationError(
-            f"{type(module).__name__} optimises manually, so its `training_step` cannot be run without training: "
-            "give it a `forward`, or pass `loss_fn`"
+            f"{type(module).__name__} optimises manually, so its `training_step` cannot be run without training: give "
+            "the loss, as `loss_fn=lambda module, batch: F.cross_entropy(module(batch[0]), batch[1])`, say"
         )
     method = getattr(module.training_step, "__func__", None)
     # Looked up once per class; a function put in a method's place is not kept alive by a cache.

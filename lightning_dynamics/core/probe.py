@@ -232,17 +232,22 @@ def probe_for(
 def recorded_probe(
     trainer: Trainer, batches: Sequence[tuple[Any, int]], *, seed: int, num_examples: int, batch_size: int
 ) -> Probe:
-    """The probe of minibatches that training received, with the number of examples in each, numbered in order."""
+    """The probe of minibatches that training received, with the number of examples in each; callbacks share it."""
     key = ("recorded", tuple(id(batch) for batch, _ in batches), seed, num_examples, batch_size)
     shared = _probes.setdefault(trainer, {})
     if key not in shared:
-        numbers, first = [], 0
-        for _, size in batches:
-            numbers.append(tuple(range(first, first + size)))
-            first += size
-        data = [batch for batch, _ in batches]
-        shared[key] = Probe(data, "train", tuple(numbers), _itself, _itself, seed, recorded=data)  # type: ignore[arg-type]
+        shared[key] = probe_of(batches, seed)
     return shared[key]
+
+
+def probe_of(batches: Sequence[tuple[Any, int]], seed: int, name: str = "train") -> Probe:
+    """The probe of minibatches that are there already, with the number of examples in each, numbered in order."""
+    numbers, first = [], 0
+    for _, size in batches:
+        numbers.append(tuple(range(first, first + size)))
+        first += size
+    data: Any = [batch for batch, _ in batches]
+    return Probe(data, name, tuple(numbers), _itself, _itself, seed, recorded=data)
 
 
 def _itself(value: Any) -> Any:

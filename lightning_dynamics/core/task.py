@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -229,6 +229,15 @@ class Task:
             return objective.loss(module, batch, loss_fn) / examples
 
         return per_example
+
+    def counted(self, module: nn.Module, batch: Any, examples: int) -> float:
+        """How many targets of this minibatch count for an accuracy."""
+        if self.reading.kind not in ("tokens", "dense", "multilabel", "multiclass") or self.reading.soft:
+            return float(examples)
+        targets = self.predict_fn(module, batch)[1] if self.predict_fn is not None else self.targets_of(batch)
+        if not isinstance(targets, Tensor):
+            return float(examples)
+        return replace(self.reading, weights=None).terms(targets)
 
     # ---- saying it -----------------------------------------------------------------------------------------
 

@@ -14,11 +14,13 @@ from lightning_dynamics.analyses.callback import AnalysisCallback
 from lightning_dynamics.analyses.landscape.arguments import check_numbers, pair, slice_of
 from lightning_dynamics.analyses.landscape.evaluator import BatchNormMode, DropoutMode, EvaluationSettings, Evaluator
 from lightning_dynamics.analyses.landscape.measuring import Part, measure, result_of
+from lightning_dynamics.analyses.landscape.minibatches import of_context
 from lightning_dynamics.analyses.landscape.placement import SliceContext, Weights
 from lightning_dynamics.analyses.landscape.quantities import MetricFn, metrics_named
 from lightning_dynamics.analyses.landscape.result import LandscapeResult
 from lightning_dynamics.analyses.landscape.slices import Slice
 from lightning_dynamics.core.context import Context
+from lightning_dynamics.core.isolation import Mode
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import LossFn, PredictFn
 from lightning_dynamics.core.parameters import copied, flatten, select_parameters
@@ -80,6 +82,8 @@ class LandscapeCallback(AnalysisCallback[LandscapeResult]):
         trajectory: whether the weights are recorded during training and drawn, or a ``landscape.Trajectory`` that
             says how often. The trajectory's plane always shows its own.
         explorer: whether to make the interactive page.
+        mode: ``"eval"``, or ``"train"``: the flags that the submodules have in training, but for batch normalisation and
+            dropout, which have arguments of their own.
         channels_last: lay out images with their channels innermost: faster convolutions on many machines.
         second_data: as ``data``: further examples, whose quantities come as ``"second/…"`` (``"val/…"`` for ``"val"``).
         batch_size: examples per forward pass; None for what suits the machine. A loss that is no mean over examples
@@ -124,6 +128,7 @@ class LandscapeCallback(AnalysisCallback[LandscapeResult]):
         at_end: bool = True,
         loss_fn: str | LossFn | None = None,
         predict_fn: str | PredictFn | None = None,
+        mode: Mode = "eval",
         seed: int = 0,
         name: str | None = None,
         on_error: OnError = "warn",
@@ -163,13 +168,13 @@ class LandscapeCallback(AnalysisCallback[LandscapeResult]):
         self.radius = float(radius)
         self._evaluation = EvaluationSettings(
             self.loss_fn,
-            self.predict_fn,
             quantities,
             batchnorm or self.slice.batchnorm,
             dropout,
             float(weight_decay),
             "auto" if batch_size is None else None,
             channels_last,
+            mode=mode,
         )
 
     # ---- before training -----------------------------------------------------------------------------------
@@ -208,7 +213,7 @@ class LandscapeCallback(AnalysisCallback[LandscapeResult]):
             snapshots=snapshots,
             steps=steps,
             curvature_points=self.curvature_resolution,
-            loss_fn=self.loss_fn,
+            loss_fn=context.loss_fn,
         )
 
     def combine(self, part: Part | None, context: Context) -> LandscapeResult | None:
@@ -240,18 +245,22 @@ class LandscapeCallback(AnalysisCallback[LandscapeResult]):
             self.span,
             self.resolution,
             self.seed,
-            self.loss_fn,
+            context.loss_fn,
             self.memory,
             steps,
             snapshots,
         )
 
     def _evaluator(self, context: Context, *, first_only: bool = False) -> Evaluator:
+        assert context.task is not None
         probes = {"": context.probe}
         if context.second_probe is not None:
             probes["val/" if self.second_data == "val" else "second/"] = context.second_probe
+        layout = self._evaluation.channels_last
         batches = {
-            prefix: [probe.batch(number).data for number in range(1 if first_only else len(probe.batches))]
-            for prefix, probe in probes.items()
+            prefix: of_context(context, probe, first_only=first_only, layout=layout) for prefix, probe in probes.items()
         }
-        return Evaluator(context.module, batches, replace(self._evaluation, seed=context.probe.seed))
+        # A loss that is no mean over anything in the batch is another one for smaller batches.
+        size = None if context.task.counter is None else self._evaluation.batch_size
+        settings = replace(self._evaluation, loss_fn=context.loss_fn, batch_size=size, seed=context.probe.seed)
+        return Evaluator(context.module, context.task, batches, settings)

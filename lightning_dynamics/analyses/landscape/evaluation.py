@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -10,13 +11,16 @@ from torch import Tensor, nn
 
 from lightning_dynamics.analyses.landscape.estimator import Direction, cosine, norm
 from lightning_dynamics.analyses.landscape.evaluator import BatchNormMode, DropoutMode, EvaluationSettings, Evaluator
+from lightning_dynamics.analyses.landscape.minibatches import counted, of_batches
 from lightning_dynamics.analyses.landscape.movable import Movable
 from lightning_dynamics.analyses.landscape.quantities import MetricFn
 from lightning_dynamics.analyses.landscape.result import LandscapeResult
+from lightning_dynamics.core.experiments import understand
 from lightning_dynamics.core.isolation import isolated
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import LossFn, PredictFn
 from lightning_dynamics.core.parameters import plain_name, select_parameters
+from lightning_dynamics.core.probe import probe_of
 from lightning_dynamics.core.quiet import logging_disabled
 
 Coordinates = Sequence[float] | Tensor
@@ -78,9 +82,9 @@ def evaluate_plane(
     if len(directions) != 2:
         raise ConfigurationError(f"`directions`: a plane has two, got {len(directions)}")
     settings = EvaluationSettings(
-        loss_fn, predict_fn, quantities, batchnorm, dropout, weight_decay, batch_size, channels_last, seed
+        loss_fn, quantities, batchnorm, dropout, weight_decay, batch_size, channels_last, seed
     )
-    return _evaluate(module, batches, directions, _coordinates(xs, "xs"), _coordinates(ys, "ys"), settings, description)
+    return _evaluate(module, batches, directions, _coordinates(xs, "xs"), _coordinates(ys, "ys"), settings, predict_fn, description)
 
 
 def evaluate_line(
@@ -128,9 +132,9 @@ def evaluate_line(
         ConfigurationError: as :func:`evaluate_plane`.
     """
     settings = EvaluationSettings(
-        loss_fn, predict_fn, quantities, batchnorm, dropout, weight_decay, batch_size, channels_last, seed
+        loss_fn, quantities, batchnorm, dropout, weight_decay, batch_size, channels_last, seed
     )
-    return _evaluate(module, batches, [direction], _coordinates(ts, "ts"), None, settings, description)
+    return _evaluate(module, batches, [direction], _coordinates(ts, "ts"), None, settings, predict_fn, description)
 
 
 class Grid:
@@ -184,6 +188,7 @@ def _evaluate(
     xs: Tensor,
     ys: Tensor | None,
     settings: EvaluationSettings,
+    predict_fn: PredictFn | None,
     description: str | None,
 ) -> LandscapeResult:
     """A plane, or a line where there are no ``ys``."""
@@ -193,8 +198,12 @@ def _evaluate(
     if not names or names - everything.keys():
         unknown = ", ".join(sorted(names - everything.keys())) or "nothing"
         raise ConfigurationError(f"`directions` name {unknown}; the module's parameters are {', '.join(everything)}")
+    held = list(batches)
+    task = understand(module, probe_of(counted(held), settings.seed), loss_fn=settings.loss_fn, predict_fn=predict_fn)
+    settings = replace(settings, loss_fn=task.mean_loss(settings.loss_fn))
     with isolated(module, seed=settings.seed), logging_disabled(module):
-        evaluator = Evaluator(module, {"": batches}, settings)
+        minibatches = of_batches(module, held, task, layout=settings.channels_last)
+        evaluator = Evaluator(module, task, {"": minibatches}, settings)
         movable = Movable({name: p for name, p in everything.items() if name in names})
         grid = Grid(movable, [movable.flat(direction) for direction in plain], xs, ys)
         values = evaluator.at(grid.places(range(len(grid))), description=description)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -15,18 +16,21 @@ from torch import Tensor, nn
 from lightning_dynamics.analyses.landscape.minibatches import (
     SMALLEST,
     Minibatch,
+    Minibatches,
     channels_last,
     comfortable_size,
-    counted,
-    divided,
     keep_freed_memory,
 )
 from lightning_dynamics.analyses.landscape.quantities import MetricFn, Quantities
 from lightning_dynamics.core.batchnorm import batchnorms, reestimate, use_batch_statistics
+from lightning_dynamics.core.isolation import Mode
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import LossFn, PredictFn
+from lightning_dynamics.core.modes import dropouts
+from lightning_dynamics.core.module_state import plain_attributes, restores_of
+from lightning_dynamics.core.objective import LossFn
 from lightning_dynamics.core.progress import progress
 from lightning_dynamics.core.random_state import generators_of, seed_all
+from lightning_dynamics.core.task import Task
 
 BatchNormMode = Literal["reestimate", "frozen", "batch"]
 BATCHNORM_MODES: tuple[str, ...] = get_args(BatchNormMode)
@@ -43,7 +47,6 @@ class EvaluationSettings:
 
     Args:
         loss_fn: see :class:`~lightning_dynamics.landscape.quantities.Quantities`.
-        predict_fn: see there.
         quantities: see there.
         batchnorm: ``"reestimate"`` (one more pass per point), ``"frozen"`` running statistics, or ``"batch"``.
         dropout: ``"off"``, or ``"fixed"``: on, with one mask for all points.
@@ -52,13 +55,14 @@ class EvaluationSettings:
             is a mean over examples; where batch normalisation looks at minibatches, ``"auto"`` is at most 128.
         channels_last: lay out images and 4-D weights with their channels innermost.
         seed: of the random streams.
+        mode: ``"eval"``, or ``"train"``: training flags as the module has them, but for dropout and batch
+            normalisation, of which the two arguments above tell.
 
     Raises:
         ConfigurationError: an unknown word.
     """
 
     loss_fn: LossFn | None = None
-    predict_fn: PredictFn | None = None
     quantities: Sequence[str | MetricFn] | None = None
     batchnorm: BatchNormMode = "reestimate"
     dropout: DropoutMode = "off"
@@ -66,6 +70,7 @@ class EvaluationSettings:
     batch_size: int | Literal["auto"] | None = None
     channels_last: bool = False
     seed: int = 0
+    mode: Mode = "eval"
 
     def __post_init__(self) -> None:
         """Check the words."""
@@ -83,6 +88,7 @@ class Evaluator:
 
     Args:
         module: the module.
+        task: what a batch means to it.
         batches: by prefix of the quantities' names: ``{"": batches, "val/": others}``. Batch normalisation is
             re-estimated on the first.
         settings: what is evaluated, and how.
@@ -91,45 +97,58 @@ class Evaluator:
         ConfigurationError: no batches, or quantities that cannot be measured.
     """
 
-    def __init__(self, module: nn.Module, batches: Mapping[str, Iterable[Any]], settings: EvaluationSettings) -> None:
+    def __init__(
+        self, module: nn.Module, task: Task, batches: Mapping[str, Minibatches], settings: EvaluationSettings
+    ) -> None:
         """Try everything once, on the first minibatch."""
         batchnorm, dropout, batch_size = settings.batchnorm, settings.dropout, settings.batch_size
         self._module, self._weight_decay, self._seed = module, settings.weight_decay, settings.seed
         self._reestimated = batchnorms(module) if batchnorm == "reestimate" else []
-        for sub in module.modules():
-            sub.training = dropout == "fixed"
+        self._set_flags(settings)
         for layer in batchnorms(module):
             layer.training = False
             if batchnorm == "batch":
                 layer.track_running_stats = False
                 use_batch_statistics(layer)
-        self._sets = {prefix: counted(own) for prefix, own in batches.items()}
         if settings.channels_last:
             for parameter in module.parameters():
                 if parameter.ndim == 4:
                     parameter.data = channels_last(parameter.data)
-            self._sets = {prefix: [(channels_last(b), n) for b, n in own] for prefix, own in self._sets.items()}
         keep_freed_memory()
-        first = next(iter(self._sets.values()))[0]
-        if batch_size is not None:
-            # What may be cut is tried on little: a pass over a large batch whole is a slow one.
-            first = divided([first], SMALLEST if batch_size == "auto" else batch_size)[0]
+        # What may be cut is tried on little: a pass over a large batch whole is a slow one.
+        first = next(iter(batches.values()))(SMALLEST if batch_size == "auto" else batch_size)[0]
         self._streams = generators_of(*module.modules())
-        self._seeds = True
+        self._seeds, self._is_stateful = True, False
         self._modes: list[Callable[[], Any]] = [torch.inference_mode, torch.no_grad, torch.enable_grad]
-        measured = module, settings.loss_fn, settings.predict_fn, settings.quantities
-        self._quantities = self._tried(lambda: Quantities(*measured, first[0]))
+        measured = module, task, settings.loss_fn, settings.quantities
+        self._quantities = self._tried(lambda: Quantities(*measured, first.load))
         before = _random_states(self._streams)
-        self._tried(lambda: self._quantities(first[0]))
+        self._is_stateful = self._carries_state(first)
         self._seeds = dropout == "fixed" or _random_states(self._streams) != before
-        if batch_size is not None:
-            if batch_size == "auto":
-                looks_at_minibatches = batchnorm != "frozen" and bool(batchnorms(module))
-                size: int = self._tried(lambda: comfortable_size(module, first, self._quantities))
-                size = min(size, _USUAL_BATCH) if looks_at_minibatches else size
-            else:
-                size = batch_size
-            self._sets = {prefix: divided(own, size) for prefix, own in self._sets.items()}
+        size = batch_size
+        if batch_size == "auto":
+            looks_at_minibatches = batchnorm != "frozen" and bool(batchnorms(module))
+            size = self._tried(lambda: comfortable_size(module, first, self._quantities))
+            size = min(size, _USUAL_BATCH) if looks_at_minibatches else size
+        assert size != "auto"
+        self._sets = {prefix: cut(size) for prefix, cut in batches.items()}
+
+    def _set_flags(self, settings: EvaluationSettings) -> None:
+        """Training flags: those of the mode, and dropout's own."""
+        if settings.mode == "eval":
+            for sub in self._module.modules():
+                sub.training = settings.dropout == "fixed"
+        elif settings.dropout == "off":
+            for sub in dropouts(self._module):
+                sub.training = False
+
+    def _carries_state(self, first: Minibatch) -> bool:
+        """Whether a run changes the module, so that each must begin where the one before did."""
+        buffers = [(buffer, buffer.detach().clone()) for buffer in self._module.buffers()]
+        one = self._tried(lambda: [_copy(value) for value in self._quantities(first.load())])
+        two = self._tried(lambda: [_copy(value) for value in self._quantities(first.load())])
+        changed = any(b.shape != saved.shape or not torch.equal(b, saved) for b, saved in buffers)
+        return changed or not all(map(_equal, one, two))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -138,7 +157,7 @@ class Evaluator:
 
     def examples(self, prefix: str = "") -> int:
         """How many there are."""
-        return sum(examples for _, examples in self._sets[prefix])
+        return sum(minibatch.examples for minibatch in self._sets[prefix])
 
     def at(self, places: Sequence[Callable[[], None]], *, description: str | None = None) -> Tensor:
         """Quantities at a sequence of weights, ``(points, Q)`` float64 on the CPU; NaN and infinity as they come.
@@ -166,7 +185,7 @@ class Evaluator:
         if self._reestimated:
             numbered = enumerate(next(iter(self._sets.values())))
             with self._modes[0]():
-                reestimate(self._reestimated, ((item, item[1][1]) for item in numbered), self._run_for_statistics)
+                reestimate(self._reestimated, ((item, item[1].examples) for item in numbered), self._run_for_statistics)
 
     def _here(self) -> list[Tensor]:
         """The quantities of every minibatch, then the weight decay, as scalars where they are: nothing waits for them.
@@ -177,10 +196,12 @@ class Evaluator:
         self.normalise()
         values = []
         for minibatches in self._sets.values():
-            for number, (batch, _) in enumerate(minibatches):
+            for number, minibatch in enumerate(minibatches):
+                batch = minibatch.load()
                 self._begin(number)
-                # Copies: what the user's code returns may be part of the weights, or be written to again.
-                values += [_copy(value) for value in self._quantities(batch)]
+                with self._as_before():
+                    # Copies: what the user's code returns may be part of the weights, or be written to again.
+                    values += [_copy(value) for value in self._quantities(batch)]
         if self._weight_decay:
             squared = torch.stack([p.detach().double().square().sum() for p in self._module.parameters()]).sum()
             values.append(0.5 * self._weight_decay * squared)
@@ -197,16 +218,37 @@ class Evaluator:
         columns = iter(table[:, :width].split(count, dim=1))
         means = []
         for minibatches in self._sets.values():
-            mean = sum(examples * next(columns) for _, examples in minibatches) / sum(n for _, n in minibatches)
+            weights = [self._weights(minibatch) for minibatch in minibatches]
+            # One number, where they all are the same, is multiplied faster; and empty minibatches have no mean.
+            mean = sum(_times(weight, next(columns)) for weight in weights) / sum(weights)
             if self._weight_decay:
                 mean[:, 0] += table[:, -1]
             means.append(mean)
         return torch.cat(means, dim=1)
 
+    def _weights(self, minibatch: Minibatch) -> Tensor:
+        """``(quantities,)`` float64: of a loss its terms, of an accuracy the targets that count, else the examples."""
+        own = {"loss": minibatch.terms, "accuracy": minibatch.counted}
+        return torch.tensor([own.get(name, minibatch.examples) for name in self._quantities.names], dtype=torch.float64)
+
     def _run_for_statistics(self, item: tuple[int, Minibatch]) -> None:
-        number, (batch, _) = item
+        number, minibatch = item
+        batch = minibatch.load()
         self._begin(number)
         self._quantities.loss(batch)
+
+    @contextmanager
+    def _as_before(self) -> Iterator[None]:
+        """The module's state, but for its parameters, is put back where runs change it."""
+        if not self._is_stateful:
+            yield
+            return
+        restores = restores_of(plain_attributes(self._module), (), self._module.buffers())
+        try:
+            yield
+        finally:
+            for restore in reversed(restores):
+                restore()
 
     def _begin(self, number: int) -> None:
         if self._seeds:
@@ -223,6 +265,15 @@ class Evaluator:
                 raise
         del self._modes[0]
         return self._tried(work)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def _times(weight: Tensor, column: Tensor) -> Tensor:
+    """A minibatch without a term (nothing but padding) has no mean, and no weight."""
+    return torch.where(weight == 0, torch.zeros_like(column), weight * column)
 
 
 def _copy(value: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from lightning_dynamics.analyses.landscape.movable import Movable
 from lightning_dynamics.analyses.landscape.placement import Placement
 from lightning_dynamics.analyses.landscape.result import LandscapeResult
 from lightning_dynamics.core.context import Context
+from lightning_dynamics.core.distributed import Ranks
 from lightning_dynamics.core.parameters import flatten, unflatten
 from lightning_dynamics.core.progress import progress
 
@@ -173,9 +174,7 @@ class _Hessian:
         loss_fn: Callable[[Any, Any], Tensor] | None,
     ) -> None:
         self._module, self._loss_fn, self._parameters = context.module, loss_fn, dict(parameters)
-        probe = context.probe
-        batches = [probe.batch(number).data for number in range(len(probe.batches))]
-        self._batches = Minibatches.from_batches(batches, seed=probe.seed, streams=context.streams or ())
+        self._batches = Minibatches.from_context(replace(context, ranks=Ranks()))  # all of it, in every process
 
     def non_convexity(self) -> float:
         """|λmin / λmax| here; NaN where the loss has no finite Hessian."""

@@ -12,30 +12,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from lightning_dynamics.core import objective
+from lightning_dynamics.core.calls import first_tensor
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import LossFn, PredictFn, resolve_function
+from lightning_dynamics.core.objective import LossFn, resolve_function
+from lightning_dynamics.core.task import Task
 
 MetricFn = Callable[[Tensor, Tensor], Tensor]
 """Logits and targets of a minibatch -> the mean over its examples."""
-
-
-def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Share of right predictions, a scalar: the largest logit along dimension 1, or one logit above 0.
-
-    Args:
-        logits: ``(N, C, …)``; or of the targets' size, one per yes-or-no question.
-        targets: ``(N, …)`` classes, negative ones ignored; or zeros and ones.
-
-    Raises:
-        ValueError: logits and targets are not those of a classification.
-    """
-    if logits.ndim == targets.ndim + 1 and logits.shape[:1] + logits.shape[2:] == targets.shape:
-        if logits.shape[1] > 1 and not targets.is_floating_point():
-            right, counted = logits.argmax(1) == targets, targets >= 0
-            return (right & counted).double().sum() / counted.double().sum()
-    if logits.numel() == targets.numel() and bool(((targets == 0) | (targets == 1)).all()):
-        return ((logits.reshape(-1) > 0) == (targets.reshape(-1) > 0.5)).double().mean()
-    raise ValueError(f"no accuracy of logits {tuple(logits.shape)} and targets {tuple(targets.shape)}")
 
 
 class Quantities:
@@ -43,11 +26,11 @@ class Quantities:
 
     Args:
         module: within ``isolated``.
+        task: what a batch means to it.
         loss_fn: ``(module, batch) -> scalar``; None for the module's ``training_step``.
-        predict_fn: ``(module, batch) -> (logits, targets)``; None for the usual ways to find them.
         wanted: beside the loss: ``"accuracy"``, or functions ``(logits, targets) -> scalar``, themselves or as
             ``"package.module.function"``; None for the accuracy if there is one.
-        batch: a minibatch, to try them on.
+        load: a minibatch, to try them on; a copy each time.
 
     Raises:
         ConfigurationError: one cannot be measured.
@@ -56,31 +39,43 @@ class Quantities:
     def __init__(
         self,
         module: nn.Module,
+        task: Task,
         loss_fn: LossFn | None,
-        predict_fn: PredictFn | None,
         wanted: Sequence[str | MetricFn] | None,
-        batch: Any,
+        load: Callable[[], Any],
     ) -> None:
         """Try every one of them once."""
-        self._module, self._loss_fn, self._predict_fn = module, loss_fn, predict_fn
+        self._module, self._task, self._loss_fn = module, task, loss_fn
         self._metrics: dict[str, MetricFn] = {}
         self._memo: _Memo | None = None
-        self.loss(batch)  # what is wrong with it is said here
-        self._metrics = metrics_named(("accuracy",) if wanted is None else wanted)
+        self.loss(load())  # what is wrong with it is said here
+        self._metrics = metrics_named((["accuracy"] if task.classifies else []) if wanted is None else wanted)
+        if not self._metrics:
+            return
         try:
-            self(batch)
+            self._check_accuracy()
+            self(load())
         except Exception as error:
             if wanted is not None:
                 raise ConfigurationError(
-                    f"`quantities`: {', '.join(self._metrics)} cannot be measured: {error}; pass `predict_fn(module, "
-                    "batch) -> (logits, targets)`, or leave it out"
+                    f"`quantities`: {', '.join(self._metrics)} cannot be measured: {error}; pass `predict_fn=lambda "
+                    "module, batch: (logits, targets)`, or leave it out"
                 ) from error
             self._metrics = {}
-        if self._metrics:
+        if self._metrics and not self._comes_with_the_loss:
             self._memo = _Memo(module, is_trial=True)
             with self._memo.installed():
-                self(batch)
+                self(load())
             self._memo = None if self._memo.is_spoilt else self._memo.for_those_served()
+
+    @property
+    def _comes_with_the_loss(self) -> bool:
+        return self._task.predict_fn is None and self._task.way is not None and self._task.way.in_step
+
+    def _check_accuracy(self) -> None:
+        if "accuracy" in self._metrics and self._metrics["accuracy"] is _the_tasks_own and not self._task.classifies:
+            self._task.require_targets()
+            raise ConfigurationError(f"there is no accuracy where {self._task}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,19 +83,28 @@ class Quantities:
         return ("loss", *self._metrics)
 
     def __call__(self, batch: Any) -> list[Tensor]:
-        """Means over the minibatch's examples."""
-        memo = self._memo
+        """Means over the minibatch's terms, targets, and examples."""
+        memo, task = self._memo, self._task
         if not self._metrics:
             return [self.loss(batch)]
-        if memo is None:
+        if self._comes_with_the_loss:
+            targets = task.targets_of(batch)
+            loss, output = task.loss_and_outputs(self._module, batch, self._loss_fn)
+        elif memo is None:
             loss = self.loss(batch)
-            logits, targets = objective.predictions(self._module, batch, self._predict_fn)
+            output, targets = task.predictions(self._module, batch)
         else:
             with memo.recording():
                 loss = self.loss(batch)
             with memo.serving():
-                logits, targets = objective.predictions(self._module, batch, self._predict_fn)
-        return [loss, *(torch.as_tensor(metric(logits, targets)) for metric in self._metrics.values())]
+                output, targets = task.predictions(self._module, batch)
+        logits = first_tensor(output)
+        assert logits is not None
+        return [loss, *(self._measured(metric, logits, targets) for metric in self._metrics.values())]
+
+    def _measured(self, metric: MetricFn, logits: Tensor, targets: Any) -> Tensor:
+        value = self._task.accuracy(logits, targets) if metric is _the_tasks_own else metric(logits, targets)
+        return torch.as_tensor(value)
 
     def loss(self, batch: Any) -> Tensor:
         """The loss alone."""
@@ -115,6 +119,11 @@ class Quantities:
             yield
 
 
+def _the_tasks_own(logits: Tensor, targets: Tensor) -> Tensor:
+    """Stands for the accuracy that the task knows."""
+    raise NotImplementedError
+
+
 def metrics_named(wanted: Sequence[str | MetricFn]) -> dict[str, MetricFn]:
     """Metrics by the name under which they are shown.
 
@@ -127,7 +136,7 @@ def metrics_named(wanted: Sequence[str | MetricFn]) -> dict[str, MetricFn]:
     for metric in wanted:
         if metric == "loss":  # is always there
             continue
-        function = accuracy if metric == "accuracy" else resolve_function(metric, "quantities")
+        function = _the_tasks_own if metric == "accuracy" else resolve_function(metric, "quantities")
         name = metric.rpartition(".")[2] if isinstance(metric, str) else getattr(metric, "__name__", "metric")
         if not callable(function) or name in metrics or name == "loss":
             raise ConfigurationError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -158,7 +159,9 @@ class VoGCallback(AnalysisCallback[VoGResult]):
         if not self.memory and not context.length.is_fast_dev_run:
             events = (self.every_n_epochs, self.every_n_train_steps, self.at_start, self.at_end)
             plan = Plan(*events, context.length.steps, context.length.epoch_steps)
-            plan.check(self.windows, self._asked_for_windows)
+            told = plan.check(self.windows, self._asked_for_windows)
+            if told and context.ranks.rank == 0:
+                warnings.warn(f"{self.speaker}: {told}", stacklevel=2)
         self._record(context).resume()
         assert context.task is not None
         self._setup = replace(self._setup, task=context.task)

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_dynamics.analyses.vog.dynamics import MEASURED, Forgetting
 from lightning_dynamics.analyses.vog.estimator import Moments, Variant, finite_rows, spread
 from lightning_dynamics.analyses.vog.scoring import Measured
-from lightning_dynamics.analyses.vog.windows import ALL, Place, Window
+from lightning_dynamics.analyses.vog.windows import ALL, FEWEST_EVENTS, Place, Window
 from lightning_dynamics.core.distributed import Ranks
 from lightning_dynamics.core.storage import Storage
 
@@ -28,7 +28,8 @@ class Reading:
 
     Args:
         scores: window -> ``(N,)`` float64; NaN with fewer than two events.
-        dynamics: window -> name -> ``(N,)`` float64; see ``VoGResult.dynamics``.
+        dynamics: window -> name -> ``(N,)`` float64; see ``VoGResult.dynamics``. Means are NaN without an event,
+            deviations with fewer than two.
         predictions: window -> ``(N,)`` int64, at its latest event; −1 if unknown.
         labels: ``(N,)`` int64; −1 if unknown.
         forgetting: ``(N,)`` float64; NaN if unknown.
@@ -246,9 +247,10 @@ class Record:
         patterns = self.patterns_of(window)
         empty = Moments.zeros(self._examples, len(MEASURED))
         moments = reduce(Moments.merged, [Moments(**self.memory["dynamics"][pattern]) for pattern in patterns], empty)
-        none = (moments.count == 0)[:, None]
-        mean = moments.mean.masked_fill(none, math.nan)
-        deviation = (moments.m2 / moments.count.clamp(min=1)[:, None]).sqrt().masked_fill(none, math.nan)
+        count = moments.count[:, None]
+        mean = moments.mean.masked_fill(count == 0, math.nan)
+        # Of a single event it would be 0, as if the example had never changed.
+        deviation = (moments.m2 / count.clamp(min=1)).sqrt().masked_fill(count < FEWEST_EVENTS, math.nan)
         column = {name: number for number, name in enumerate(MEASURED)}
         return {
             "aum": mean[:, column["margin"]],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from lightning_dynamics.core.lightning import ConfigurationError
@@ -146,30 +146,37 @@ class Plan:
     steps: int | None
     epoch_steps: int | None
 
-    def check(self, windows: Mapping[str, Window], asked_for: bool) -> None:
+    def check(self, windows: Mapping[str, Window], asked_for: bool) -> str:
         """Whether there will be enough events.
 
         Args:
             windows: beside all events.
             asked_for: whether the user named these windows.
 
+        Returns:
+            A warning about windows that nobody asked for and that will have no score; empty if all will.
+
         Raises:
             ConfigurationError: fewer than two events, or none of a window the user asked for can be placed.
         """
-        relative = next((name for name, window in windows.items() if window.measure == "share"), None)
         if self.steps is None:
-            if relative is not None and asked_for:
+            relative = [name for name, window in windows.items() if window.measure == "share"]
+            if relative and asked_for:
                 raise ConfigurationError(
-                    f"`windows[{relative!r}]` is a share of a training whose length is not known: set the "
+                    f"`windows[{relative[0]!r}]` is a share of a training whose length is not known: set the "
                     "Trainer's `max_epochs` or `max_steps`, or give the window in epochs or steps"
                 )
-            return
+            if not relative:
+                return ""
+            return (
+                f"the windows {' and '.join(map(repr, relative))} are shares of a training whose length is not known, "
+                "and will hold no event: set the Trainer's `max_epochs` or `max_steps`, or windows in epochs, e.g. "
+                "`windows={'late': {'epochs': [10, None]}}`"
+            )
         if self.epoch_steps is None and self.every_n_epochs:
-            return  # nobody knows how often epochs will end
-        by_step = self.steps // (self.every_n_train_steps or self.steps + 1)
-        by_epoch = self.steps // ((self.epoch_steps or self.steps + 1) * (self.every_n_epochs or self.steps + 1))
-        if max(by_step, by_epoch) > _MOST_LISTED:
-            return  # far more than enough
+            return ""  # nobody knows how often epochs will end
+        if self._more_than_enough:
+            return ""
         places = list(self._places())
         if len(places) < FEWEST_EVENTS:
             raise ConfigurationError(
@@ -177,13 +184,47 @@ class Plan:
                 f"vary: set `every_n_train_steps` ({max(1, self.steps // 10)}, say), a smaller `every_n_epochs`, or "
                 "`at_start=True`, or train longer; three events are enough"
             )
-        for name, window in windows.items() if asked_for else ():
-            inside = sum(map(window.holds, places))
-            if window.measure != "accuracy" and inside < FEWEST_EVENTS:
-                raise ConfigurationError(
-                    f"`windows[{name!r}]` ({window}) would hold {inside} of {len(places)} events, and needs two:"
-                    " make it wider, or set `every_n_epochs` or `every_n_train_steps` smaller"
-                )
+        few = self._too_few(windows)
+        for name, inside in few.items():
+            told = f"({windows[name]}) would hold {inside} of {len(places)} events, and needs two"
+            if asked_for:
+                raise ConfigurationError(f"`windows[{name!r}]` {told}: {self._remedy({name: windows[name]})}")
+        if not few:
+            return ""
+        held = " and ".join(f"{name!r} ({windows[name]}) will hold {inside or 'none'}" for name, inside in few.items())
+        return (
+            f"of {len(places)} events, the window {held}, and has no score with fewer than two, as a single gradient "
+            f"does not vary: {self._remedy(windows)}, or `windows={{}}` for none"
+        )
+
+    def _too_few(self, windows: Mapping[str, Window]) -> dict[str, int]:
+        """The windows that will not have enough events, with how many they will have."""
+        places = list(self._places())
+        inside = {name: sum(map(window.holds, places)) for name, window in windows.items()}
+        return {n: count for n, count in inside.items() if count < FEWEST_EVENTS and windows[n].measure != "accuracy"}
+
+    def _remedy(self, windows: Mapping[str, Window]) -> str:
+        """What to set so that these windows have enough events: less time between events, or wider windows."""
+        assert self.steps is not None
+        plans: dict[str, Plan] = {}
+        if self.every_n_epochs and self.epoch_steps:
+            plans |= {f"every_n_epochs={n}": replace(self, every_n_epochs=n) for n in _halves(self.every_n_epochs)}
+        halves = _halves(max(2, self.steps // 5))
+        plans |= {f"every_n_train_steps={n}": replace(self, every_n_train_steps=n) for n in halves}
+        for told, plan in plans.items():
+            if plan._more_than_enough or not plan._too_few(windows):
+                return f"set `{told}`"
+        start = list(self._places())[-FEWEST_EVENTS].step
+        return (
+            f"train longer, or make it wider, e.g. `windows={{{next(iter(windows))!r}: {{'steps': [{start}, None]}}}}`"
+        )
+
+    @property
+    def _more_than_enough(self) -> bool:
+        assert self.steps is not None
+        by_step = self.steps // (self.every_n_train_steps or self.steps + 1)
+        by_epoch = self.steps // ((self.epoch_steps or self.steps + 1) * (self.every_n_epochs or self.steps + 1))
+        return max(by_step, by_epoch) > _MOST_LISTED
 
     def _places(self) -> Iterator[Place]:
         """Events in order, those at one step once."""
@@ -200,3 +241,8 @@ class Plan:
             at.add(self.steps)
         for step in sorted(at):
             yield Place(max(0, math.ceil(step / epoch) - 1), step, self.steps)
+
+
+def _halves(number: int) -> list[int]:
+    """Half of it, a quarter, … to one: ``[5, 2, 1]`` of 10."""
+    return [number >> shift for shift in range(1, number.bit_length())]

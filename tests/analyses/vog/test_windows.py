@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,51 @@ TOO_FEW: dict[str, tuple[Plan, Any, str]] = {
 @pytest.mark.parametrize("case", ENOUGH)
 def test_enough_events(case: str) -> None:
     planned, windows = ENOUGH[case]
-    planned.check(parse_windows(windows), windows is not None)
+    told = planned.check(parse_windows(windows), windows is not None)
+    assert (told == "") == (windows is not None)  # of so few, the halves have one each
+
+
+def test_enough_events_for_the_halves_need_no_word() -> None:
+    for planned in (plan(epochs=4), plan(epochs=2, at_start=True, by_step=25), plan(epochs=1000, steps=1000)):
+        assert planned.check(parse_windows(None), False) == ""
+    assert plan(epochs=1, at_start=True).check(parse_windows({}), False) == ""
+
+
+FEW: dict[str, tuple[Plan, str, dict[str, int]]] = {
+    "two epochs": (plan(epochs=2), "every_n_train_steps=10", {"early": 1, "late": 1}),
+    "three epochs": (plan(epochs=3, steps=90), "every_n_train_steps=9", {"early": 1}),
+    "every tenth of twenty": (plan(epochs=20, every=10), "every_n_epochs=5", {"early": 1, "late": 1}),
+    "every eighth of twenty": (plan(epochs=20, every=8, at_end=False), "every_n_epochs=4", {"early": 1, "late": 1}),
+    "steps": (plan(every=None, by_step=40, at_end=False), "every_n_train_steps=10", {"early": 1, "late": 1}),
+    "nothing but steps": (
+        plan(every=None, by_step=49, at_end=False),
+        "every_n_train_steps=10",
+        {"early": 1, "late": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FEW)
+def test_of_halves_with_too_few_events_it_is_said_with_what_helps(case: str) -> None:
+    planned, value, inside = FEW[case]
+    windows = parse_windows(None)
+    told = planned.check(windows, False)
+    places = list(planned._places())
+    held = {name: sum(map(window.holds, places)) for name, window in windows.items()}
+    assert {name: count for name, count in held.items() if count < 2} == inside
+    assert told.startswith(f"of {len(places)} events, the window ") and f"`{value}`" in told and "windows={}" in told
+    for name, window in windows.items():
+        assert (f"{name!r} ({window}) will hold {inside.get(name)}" in told) == (name in inside)
+    argument, _, number = value.partition("=")
+    assert replace(planned, **{argument: int(number)}).check(windows, False) == "", "what is advised does not help"
+
+
+def test_where_no_schedule_helps_a_wider_window_is_advised() -> None:
+    planned = plan()
+    with pytest.raises(ConfigurationError, match="train longer") as caught:
+        planned.check(parse_windows({"w": {"epochs": [10, None]}}), True)
+    assert "`windows={'w': {'steps': [90, None]}}`" in str(caught.value)
+    assert planned.check(parse_windows({"w": {"steps": [90, None]}}), True) == ""
 
 
 @pytest.mark.parametrize("case", TOO_FEW)
@@ -216,13 +261,14 @@ def test_too_few_events(case: str) -> None:
 def test_default_windows_are_never_too_narrow() -> None:
     with pytest.raises(ConfigurationError, match="early"):
         plan(epochs=2).check(parse_windows(DEFAULT), True)
-    plan(epochs=2).check(parse_windows(DEFAULT), False)
+    assert "early" in plan(epochs=2).check(parse_windows(DEFAULT), False)
 
 
 def test_a_share_of_nobody_knows_what() -> None:
     unknown = plan(epochs=None, steps=None)
-    unknown.check(parse_windows(None), False)
-    unknown.check(parse_windows({"w": {"epochs": [5, None]}}), True)
+    told = unknown.check(parse_windows(None), False)
+    assert "'early' and 'late' are shares" in told and "max_epochs" in told and "windows={'late'" in told
+    assert unknown.check(parse_windows({"w": {"epochs": [5, None]}}), True) == ""
     with pytest.raises(ConfigurationError, match="max_epochs.*epochs or steps"):
         unknown.check(parse_windows({"v": {"steps": [0, 5]}, "w": {"share": [0.5, None]}}), True)
 
@@ -325,17 +371,18 @@ def test_a_rehearsal_is_not_refused(tmp_path: Path) -> None:
 
 def test_one_epoch_is_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="1 event in 5 steps.*at_start"):
-        fit(tmp_path, VoGCallback(), max_epochs=1)
+        fit(tmp_path, VoGCallback(on_error="raise"), max_epochs=1)
 
 
 def test_a_share_of_a_training_without_end(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="length is not known"):
-        fit(tmp_path, VoGCallback(windows={"w": {"share": [0.1, None]}}), max_epochs=-1)
+        fit(tmp_path, VoGCallback(windows={"w": {"share": [0.1, None]}}, on_error="raise"), max_epochs=-1)
 
 
 def test_a_training_without_end_has_no_halves(tmp_path: Path) -> None:
     watched, looks = VoGCallback(on_error="raise"), Looks()
-    trainer(tmp_path, [watched, looks], max_epochs=-1).fit(Task(), DataLoader(examples(), 2))
+    with pytest.warns(UserWarning, match="^VoGCallback: the windows 'early' and 'late' are shares"):
+        trainer(tmp_path, [watched, looks], max_epochs=-1).fit(Task(), DataLoader(examples(), 2))
     events = {window: told["events"] for window, told in watched.last_result.windows.items()}
     assert events == {"all": 3, "early": 0, "late": 0}
     assert watched.last_result.scores["all"].isfinite().all() and watched.last_result.scores["late"].isnan().all()
@@ -344,8 +391,26 @@ def test_a_training_without_end_has_no_halves(tmp_path: Path) -> None:
 @pytest.mark.parametrize("steps, events", [(7, [5, 7]), (9, [5, 9])])
 def test_steps_that_cut_an_epoch(steps: int, events: list[int], tmp_path: Path) -> None:
     """Two events are enough, and the last epoch, though short, is one."""
-    watched = fit(tmp_path, VoGCallback(on_error="raise"), max_epochs=-1, max_steps=steps)
+    watched = fit(tmp_path, VoGCallback(windows={}, on_error="raise"), max_epochs=-1, max_steps=steps)
     assert [result.step for result in watched.results] == events
+
+
+def test_a_window_of_one_event_has_no_score(tmp_path: Path) -> None:
+    """Before training it is said; after it, nothing of the window looks like a score."""
+    with pytest.warns(
+        UserWarning, match=r"^VoGCallback: of 3 events, the window 'early' .* will hold 1, .*steps="
+    ) as all_:
+        watched = fit(tmp_path, VoGCallback(on_error="raise"), max_epochs=3)
+    assert sum("window" in str(one.message) for one in all_) == 1
+    result = watched.last_result
+    assert {name: told["events"] for name, told in result.windows.items()} == {"all": 3, "early": 1, "late": 2}
+    assert result.scores["early"].isnan().all() and result.class_normalized["early"].isnan().all()
+    for name in ("variability", "loss_spread"):
+        assert result.dynamics["early"][name].isnan().all(), "0, as if the example had never changed"
+        assert (result.dynamics["late"][name] > 0).all()
+    assert result.dynamics["early"]["el2n"].isfinite().all()
+    assert "mean/all" in result.scalars() and not any("early" in name for name in result.scalars())
+    assert not any("early" in name for name in result.plots)
 
 
 def test_a_window_of_an_epoch_that_is_cut(tmp_path: Path) -> None:
@@ -367,7 +432,7 @@ PLANS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.parametrize("case", PLANS)
 def test_what_is_planned_takes_place(case: str, tmp_path: Path) -> None:
     arguments, options = PLANS[case]
-    watched, looks = VoGCallback(**arguments, on_error="raise"), Looks()
+    watched, looks = VoGCallback(**arguments, windows={}, on_error="raise"), Looks()
     looks.on_train_epoch_end = lambda *_: None  # type: ignore[method-assign]
     trainer(tmp_path, [watched, looks], **options).fit(Task(), DataLoader(examples(), 2))
     planned = [

@@ -12,6 +12,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_dynamics.core.precision import default_dtype
 from lightning_dynamics.core.random_state import seed_all
 
 SIZE, BATCH, FEATURES, CLASSES = 22, 8, 5, 3
@@ -81,8 +82,9 @@ class Kind:
         again = self.make_module()
         again.load_state_dict(module.state_dict())
         again.double().eval()
-        with torch.no_grad():
-            sums = [torch.stack([x.double() for x in terms(again, doubled(batch))]) for batch in batches(loader)]
+        read = [doubled(batch) for batch in batches(loader)]
+        with torch.no_grad(), default_dtype(torch.float64):  # modules make masks and positions in the default dtype
+            sums = [torch.stack([x.double() for x in terms(again, batch)]) for batch in read]
         total, weight = torch.stack(sums).sum(0).tolist()
         return float(total / weight)
 
@@ -109,12 +111,14 @@ def batches(loader: Any) -> Iterator[Any]:
 
 def doubled(batch: Any) -> Any:
     """Its floating point tensors in float64."""
+    if not isinstance(batch, dict) and hasattr(batch, "apply"):  # a PyTorch Geometric batch
+        return batch.clone().apply(lambda x: x.double() if x.is_floating_point() else x)
     return apply_to_collection(batch, Tensor, lambda x: x.double() if x.is_floating_point() else x)
 
 
 def numbers(*shape: int, seed: int = 1) -> Tensor:
     """Normal ones."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
 
 
 def integers(end: int, *shape: int, seed: int = 2) -> Tensor:

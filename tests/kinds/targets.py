@@ -33,11 +33,11 @@ WEIGHTS = (0.5, 1.0, 4.0)
 class Perceptron(Net):
     """A loss, and what is done to the last layer's output before ``forward`` returns it."""
 
-    def __init__(self, outputs: int, loss: Callable[..., Tensor], last: nn.Module | None = None) -> None:
+    def __init__(self, outputs: int, loss: Callable[..., Tensor], last: Callable[[], nn.Module] | None = None) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(FEATURES, 8), nn.Tanh(), nn.Linear(8, outputs))
         if last is not None:
-            self.layers.append(last)
+            self.layers.append(last())
         self.loss = loss
 
     def forward(self, x: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ KINDS = (
     ),
     _kind(
         "sigmoid and BCELoss",
-        (1, lambda p, y: F.binary_cross_entropy(p[:, 0], y), nn.Sigmoid()),
+        (1, lambda p, y: F.binary_cross_entropy(p[:, 0], y), nn.Sigmoid),
         _yes_or_no,
         Expected("binary", "probabilities"),
         lambda module, batch: (_bernoulli(module(batch[0])[:, 0], batch[1]).sum(), count(batch[1])),
@@ -166,7 +166,7 @@ KINDS = (
     ),
     _kind(
         "LogSoftmax and NLLLoss",
-        (CLASSES, F.nll_loss, nn.LogSoftmax(1)),
+        (CLASSES, F.nll_loss, lambda: nn.LogSoftmax(1)),
         lambda x, y: y,
         Expected("multiclass", "log_probabilities"),
         _class_loss,
@@ -174,7 +174,7 @@ KINDS = (
     ),
     _kind(
         "softmax and a loss of its own",
-        (CLASSES, _own_nll, nn.Softmax(1)),
+        (CLASSES, _own_nll, lambda: nn.Softmax(1)),
         lambda x, y: y,
         Expected("multiclass", "probabilities"),
         _log_loss,

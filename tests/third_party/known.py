@@ -1,0 +1,19 @@
+"""What is known to be wrong today: the marks go when the ground of issue 13 is laid."""
+
+from __future__ import annotations
+
+FAULTS: frozenset[tuple[str, str]] = frozenset(
+    {
+        ("GCN, a class per graph", "CriticalPointsCallback"),
+        ("GCN and GAT, a class per node", "CriticalPointsCallback"),
+        ("TemporalFusionTransformer", "CriticalPointsCallback"),
+        *(
+            ("GCN with lazy layers", f"{name}Callback")
+            for name in ("CKA", "VoG", "LossContribution", "Landscape", "Curvature", "CriticalPoints", "Fingerprint")
+        ),
+        *(
+            ("eval mode returns probabilities", f"{name}Callback")
+            for name in ("LossContribution", "Landscape", "Curvature", "CriticalPoints")
+        ),
+    }
+)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,12 @@ class Coordinates:
     Args:
         tensors: parameters by plain name, tied ones once; with ``"attributed"`` running statistics too.
         buffers: further floating-point buffers that may change the loss.
+        places: of each of these the registry that holds it, and its key there.
     """
 
     tensors: dict[str, Tensor]
     buffers: dict[str, Tensor]
+    places: dict[str, tuple[dict[str, Any], str]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, module: nn.Module, batchnorm: BatchNormMode) -> Coordinates:
@@ -32,12 +35,15 @@ class Coordinates:
         statistics = running_statistics(module) if batchnorm == "attributed" else {}
         tensors |= {plain_name(name): buffer for name, buffer in statistics.items()}
         apart = without_influence(module, batchnorm) | set(statistics)
-        buffers = {
-            plain_name(name): buffer
-            for name, buffer in module.named_buffers()
-            if name not in apart and buffer.is_floating_point()
+        found = {
+            name: buffer for name, buffer in module.named_buffers() if name not in apart and buffer.is_floating_point()
         }
-        return cls(tensors, buffers)
+        buffers, real = {plain_name(name): buffer for name, buffer in found.items()}, {plain_name(n): n for n in found}
+        places = {}
+        for name in buffers:
+            owner, _, key = real[name].rpartition(".")
+            places[name] = module.get_submodule(owner)._buffers, key
+        return cls(tensors, buffers, places)
 
     @property
     def sizes(self) -> list[int]:
@@ -64,8 +70,12 @@ class Coordinates:
             tensor.data.copy_(piece.view_as(tensor))
 
     def move_buffers(self, values: Mapping[str, Tensor]) -> None:
-        """Give the buffers these values, in place."""
+        """Give the buffers these values, in place, also where the module has put another tensor, of any size."""
         for name, buffer in self.buffers.items():
+            registry, key = self.places[name]
+            registry[key] = buffer
+            if buffer.shape != values[name].shape:  # observers of quantisation-aware training begin with none
+                buffer.data = torch.empty_like(values[name], dtype=buffer.dtype, device=buffer.device)
             buffer.data.copy_(values[name])
 
     def wanting_gradient(self, moved: Sequence[bool]) -> list[bool]:

@@ -67,7 +67,11 @@ class ProbeLoss:
         sums = [
             piece.view_as(tensor) for piece, tensor, is_wanted in zip(pieces, tensors, wanted, strict=True) if is_wanted
         ]
+        # Buffers that a forward pass moves (a running centre, an observer's range) begin every minibatch anew: the loss
+        # is one function, whatever was computed before.
+        buffers = self.coordinates.read_buffers()
         for batch in self.context.batches(self.probe):
+            self.coordinates.move_buffers(buffers)
             terms = self.context.terms(batch, self.probe)
             if terms == 0:  # a mean over nothing: NaN, which counts nothing
                 continue
@@ -82,6 +86,7 @@ class ProbeLoss:
                 if gradient is not None:
                     dense = gradient.to_dense() if gradient.is_sparse else gradient
                     so_far.add_(dense.to(total.device), alpha=terms)
+        self.coordinates.move_buffers(buffers)
         return total
 
 

@@ -98,6 +98,7 @@ def attribute_segment(
         coordinates.move(point["all"])
         if examples is not None:
             slopes.append(examples.along(delta))
+            coordinates.move_buffers(start.buffers)
         value = evaluate(wanted)
         return value.loss, {"all": value.gradient}
 

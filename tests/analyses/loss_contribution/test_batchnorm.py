@@ -293,6 +293,53 @@ def test_names() -> None:
     assert not B.without_influence(module, "frozen") & set(B.running_statistics(module))
 
 
+def _in_place(task: Any, mean: Tensor) -> None:
+    if not task.centre.numel():
+        task.centre.resize_(len(mean)).zero_()
+    task.centre.mul_(0.9).add_(mean, alpha=0.1)
+
+
+def _replaced(task: Any, mean: Tensor) -> None:
+    task.centre = 0.9 * (task.centre if task.centre.numel() else torch.zeros_like(mean)) + 0.1 * mean
+
+
+@pytest.mark.parametrize("update", [_in_place, _replaced])
+def test_buffers_that_every_pass_moves(tmp_path: Path, update: Any) -> None:
+    """Without a size before the first, like an observer's range: each minibatch begins with training's own."""
+
+    class Centred(R.Task):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.register_buffer("centre", torch.zeros(0, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = super().forward(x)
+            scale = 1 + self.centre.clone() if self.centre.numel() else 1.0
+            update(self, out.detach().mean(0))
+            return out * scale
+
+    def trained(*callbacks: Any) -> Any:
+        task = Centred(R.mlp(), MOMENTUM)
+        R.fit(tmp_path, task, R.vectors(), *callbacks)
+        return task
+
+    watched, spy = R.callback(**EXACT), R.Spy()
+    task, alone = trained(watched, spy), trained()
+    assert all(torch.equal(a, b) for a, b in zip(task.state_dict().values(), alone.state_dict().values(), strict=True))
+    result, count = watched.last_result, sum(len(batch[0]) for batch in watched.probe_batches)
+    losses = []
+    for point in spy.everything[1:]:
+        task.load_state_dict(point)
+        parts = []
+        for batch in watched.probe_batches:
+            task.centre = point["centre"].clone()
+            parts.append(float(task.training_step(batch, 0).detach()) * len(batch[0]) / count)
+        losses.append(sum(parts))
+    R.assert_close(result.losses, torch.tensor(losses, dtype=torch.float64))
+    R.assert_close(result.residuals, torch.zeros(8), atol=1e-9)
+    assert abs(result.total_buffers) > 1e-4
+
+
 def test_other_buffers_are_a_line_of_their_own(tmp_path: Path) -> None:
     """A buffer that moves beside the parameters, whatever it is: everything adds up."""
 

@@ -11,7 +11,7 @@ import torch
 from lightning_dynamics.analyses.arguments import Data, OnError
 from lightning_dynamics.analyses.callback import AnalysisCallback
 from lightning_dynamics.analyses.loss_contribution.batchnorm import BATCHNORM_MODES, BatchNormMode, running_statistics
-from lightning_dynamics.analyses.loss_contribution.checks import check_loss, check_parameters
+from lightning_dynamics.analyses.loss_contribution.checks import check_examples, check_loss, check_parameters
 from lightning_dynamics.analyses.loss_contribution.classes import ExampleLosses, ExampleLossFn, cross_entropies
 from lightning_dynamics.analyses.loss_contribution.coordinates import Coordinates, layers_of
 from lightning_dynamics.analyses.loss_contribution.estimator import Adaptive, RuleName, rule_named
@@ -91,7 +91,8 @@ class LossContributionCallback(AnalysisCallback[LossContributionResult]):
         at_end: show them when training ends.
         per_class: contributions by class and by example too, from forward-mode products: per node of the rule one
             (about two forward passes) for examples and classes, and for classes by layer one per layer or one
-            backward pass per class, whichever are fewer.
+            backward pass per class, whichever are fewer. Where an operation has no forward-mode derivative, two
+            backward passes take the place of a product. The loss must be a mean over examples.
         per_parameter: keep the totals, hurting steps and signs of every single parameter.
         second_data: as ``data``: split the loss on these examples too, e.g. ``"val"``, and show the difference.
         example_loss_fn: for ``per_class``: ``(module, batch) -> (losses (N,), classes (N,))``; by default the
@@ -101,8 +102,8 @@ class LossContributionCallback(AnalysisCallback[LossContributionResult]):
 
     Raises:
         ConfigurationError: before training: a loss that is no scalar or does not depend on the parameters, manual
-            optimisation without ``loss_fn``, parameters in half precision, minibatches that BatchNorm refuses,
-            example losses whose mean is not the loss.
+            optimisation without ``loss_fn``, parameters in half precision, minibatches that BatchNorm refuses, a loss
+            that changes by itself, re-entrant activation checkpointing, example losses whose mean is not the loss.
 
     Example::
 
@@ -161,6 +162,7 @@ class LossContributionCallback(AnalysisCallback[LossContributionResult]):
         own = resolve_function(example_loss_fn, "example_loss_fn")
         self._losses_of: Any = own or cross_entropies(self.predict_fn)
         self._values: list[Value] = []
+        self._forward_mode = True
 
     # ---- before training -----------------------------------------------------------------------------------
 
@@ -182,9 +184,9 @@ class LossContributionCallback(AnalysisCallback[LossContributionResult]):
         wanted = coordinates.wanting_gradient([False] * len(coordinates.tensors))
         with differentiable(context, coordinates, self.batchnorm, wanted):
             for probe in self._all_probes(context):
-                by_class = self.per_class and probe is context.probe
-                examples_losses = self._examples(context, coordinates) if by_class else None
-                check_loss(context, probe, self.loss_fn, self.batchnorm, examples_losses)
+                check_loss(context, probe, coordinates, self.loss_fn, self.batchnorm)
+            if self.per_class:
+                self._forward_mode = check_examples(context, self._examples(context, coordinates), self.loss_fn)
 
     # ---- an event ------------------------------------------------------------------------------------------
 
@@ -254,4 +256,4 @@ class LossContributionCallback(AnalysisCallback[LossContributionResult]):
         order = {name: index for index, name in enumerate(coordinates.tensors)}
         layers = [[order[name] for name in names] for names in layers_of(list(order)).values()]
         classes = self.memory.get("classes", torch.zeros(0, dtype=torch.int64))
-        return ExampleLosses(context, context.probe, coordinates, self._losses_of, layers, classes)
+        return ExampleLosses(context, context.probe, coordinates, self._losses_of, layers, classes, self._forward_mode)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from lightning_dynamics.analyses.curvature.passes import gradient, unchanging
 from lightning_dynamics.analyses.loss_contribution.batchnorm import BatchNormMode, running_statistics
 from lightning_dynamics.analyses.loss_contribution.classes import ExampleLosses
 from lightning_dynamics.analyses.loss_contribution.coordinates import Coordinates
@@ -43,46 +44,80 @@ def check_parameters(module: nn.Module, coordinates: Coordinates) -> None:
 def check_loss(
     context: Context,
     probe: Probe,
+    coordinates: Coordinates,
     loss_fn: LossFn | None,
     batchnorm: BatchNormMode,
-    examples: ExampleLosses | None,
 ) -> None:
-    """Compute the loss of every kind of minibatch that this process has: whole ones, and a smaller rest.
+    """Try the loss on every kind of minibatch of this process, whole and rest, and its gradient on the smallest.
+
+    Call it inside :func:`~lightning_dynamics.analyses.loss_contribution.probe_loss.differentiable`.
 
     Raises:
-        ConfigurationError: no loss with a graph, a minibatch that BatchNorm refuses, example losses whose mean is
-            another loss.
+        ConfigurationError: no loss with a graph, a minibatch that BatchNorm refuses, a loss that changes by itself, a
+            backward pass that fails or hides parameters.
     """
-    own = context.ranks.shard(range(len(probe.batches)))
-    for number in {own[0], own[-1]} if own else ():
-        batch = probe.batch(number)
-        value = _loss(context, probe, batch, loss_fn, batchnorm)
-        if examples is None:
-            continue
+    batches = _kinds(context, probe)
+    smallest = min(batches, key=len, default=None)
+    buffers = coordinates.read_buffers()
+    for batch in batches:
+
+        def compute(number: int = batch.number) -> Tensor:
+            coordinates.move_buffers(buffers)  # as before every minibatch of an event
+            data = probe.batch(number)
+            context.seed(data)
+            with torch.enable_grad():
+                return loss(context.module, data.data, loss_fn)
+
+        try:
+            value = unchanging(compute) if batch is smallest else compute()
+        except ConfigurationError:
+            raise
+        except ValueError as error:
+            if batchnorm == "batch" and running_statistics(context.module) and "per channel" in str(error):
+                raise ConfigurationError(
+                    f"a minibatch of {len(batch)} is too small for `batchnorm='batch'`: choose `batch_size` so that "
+                    f"{len(probe)} examples leave no such rest"
+                ) from error
+            raise
+        if not value.requires_grad:
+            raise ConfigurationError(
+                "the loss does not depend on any parameter that is trained: `loss_fn` (or `training_step`) must return "
+                "it with its graph, neither detached nor under `torch.no_grad()`"
+            )
+        coordinates.move_buffers(buffers)
+        if batch is smallest:
+            gradient(value, [tensor for tensor in coordinates.tensors.values() if tensor.requires_grad])
+
+
+def check_examples(context: Context, examples: ExampleLosses, loss_fn: LossFn | None) -> bool:
+    """Try the losses of the examples, and their derivatives; whether those can be taken in forward mode.
+
+    Raises:
+        ConfigurationError: their mean is not the loss; they have no derivatives.
+    """
+    batches = _kinds(context, examples.probe)
+    for batch in batches:
+        terms = context.terms(batch, examples.probe)
+        if terms != len(batch):
+            raise ConfigurationError(
+                f"`per_class=True` splits a mean over examples, but the loss of a minibatch of {len(batch)} is a mean "
+                f"over {terms:g} terms (tokens that count, class weights): leave out `per_class`, or give a `loss_fn` "
+                "and an `example_loss_fn` that are means over examples"
+            )
         losses, classes = examples.tried(batch)
+        context.seed(batch)
+        with torch.no_grad():
+            value = float(loss(context.module, examples.probe.batch(batch.number).data, loss_fn))
         mean = float(losses.double().mean())
         if classes.shape != losses.shape or not math.isclose(mean, value, rel_tol=1e-3, abs_tol=1e-5):
             raise ConfigurationError(
                 f"`per_class=True` needs a loss per example whose mean is the loss: that is {mean:.6g}, the "
                 f"loss is {value:.6g}; pass `example_loss_fn(module, batch) -> (losses, classes)`"
             )
+    return not batches or examples.works_forward(min(batches, key=len))
 
 
-def _loss(context: Context, probe: Probe, batch: Batch, loss_fn: LossFn | None, batchnorm: BatchNormMode) -> float:
-    context.seed(batch)
-    try:
-        with torch.enable_grad():
-            value = loss(context.module, batch.data, loss_fn)
-    except ValueError as error:
-        if batchnorm == "batch" and running_statistics(context.module) and "per channel" in str(error):
-            raise ConfigurationError(
-                f"a minibatch of {len(batch)} is too small for `batchnorm='batch'`: choose `batch_size` so that "
-                f"{len(probe)} examples leave no such rest"
-            ) from error
-        raise
-    if not value.requires_grad:
-        raise ConfigurationError(
-            "the loss does not depend on any parameter that is trained: `loss_fn` (or `training_step`) must return it "
-            "with its graph, neither detached nor under `torch.no_grad()`"
-        )
-    return float(value)
+def _kinds(context: Context, probe: Probe) -> list[Batch]:
+    """A minibatch of each size that this process has."""
+    own = context.ranks.shard(range(len(probe.batches)))
+    return [probe.batch(number) for number in sorted({own[0], own[-1]})] if own else []

@@ -1,8 +1,11 @@
 """Contributions by example, class and layer, in the cheaper of two exact ways.
 
-The contribution of example n is its share of the loss's directional derivative along the step: one forward-mode
-product per node gives it for all examples at once. By class and layer it takes either one such product per layer
-(of Δ without the other layers), or one backward pass per class.
+The contribution of example n is its share of the loss's directional derivative along the step: one product J Δ per
+node gives it for all examples at once, where J holds the gradients of the examples' losses. By class and layer it takes
+either one such product per layer (of Δ without the other layers), or one backward pass per class.
+
+The product is taken in forward mode, or, where an operation has no forward-mode derivative, by two backward passes: the
+gradient of Σ uᵢ ℓᵢ is Jᵀu, and the derivative of ⟨Jᵀu, Δ⟩ by u is J Δ.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,12 +23,16 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from lightning_dynamics.analyses.curvature.graphs import twice_differentiable
+from lightning_dynamics.analyses.curvature.passes import gradient
 from lightning_dynamics.analyses.loss_contribution.coordinates import Coordinates
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import PredictFn, predictions
 from lightning_dynamics.core.parameters import plain_name
 from lightning_dynamics.core.probe import Batch, Probe
+
+_TOLERANCE = 1e-3  # of a sum of derivatives, in float32
 
 ExampleLossFn = Callable[[Any, Any], tuple[Tensor, Tensor]]
 
@@ -56,6 +63,7 @@ class ExampleLosses:
         losses_of: ``(module, batch) -> (losses (n,), classes (n,))``.
         layers: indices of the tensors of each layer.
         classes: every class there is, sorted.
+        forward_mode: whether products are taken in forward mode.
     """
 
     context: Context
@@ -64,6 +72,7 @@ class ExampleLosses:
     losses_of: ExampleLossFn
     layers: Sequence[Sequence[int]]
     classes: Tensor
+    forward_mode: bool = True
 
     @property
     def width(self) -> int:
@@ -90,30 +99,60 @@ class ExampleLosses:
             if per_layer:
                 for number, layer in enumerate(moving):
                     if layer:
-                        slopes, classes = self._forward(batch, {index: pieces[index] for index in layer})
+                        slopes, classes = self._product(batch, {index: pieces[index] for index in layer})
                         by_example[place] += slopes
                         by_class[:, number].index_add_(0, self._row_of(classes), slopes)
             else:
-                slopes, _ = self._forward(batch, dict(enumerate(pieces)))
+                slopes, _ = self._product(batch, dict(enumerate(pieces)))
                 by_example[place] += slopes
                 self._backward(batch, pieces, moving, by_class)
         return torch.cat([by_example, by_class.flatten()]) / len(self.probe)
 
     def tried(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Losses and classes of a minibatch, when a forward-mode product has worked.
-
-        Raises:
-            ConfigurationError: it has not.
-        """
-        first = next(iter(self.coordinates.tensors.values()))
-        try:
-            self._forward(batch, {0: torch.zeros_like(first)})
-        except (NotImplementedError, RuntimeError) as error:
-            raise ConfigurationError(
-                f"`per_class=True` takes forward-mode derivatives of the examples' losses, which failed: {error}"
-            ) from error
+        """Losses and classes of a minibatch."""
         with torch.no_grad():
             return self.losses_of(self.context.module, self._anew(batch))
+
+    def works_forward(self, batch: Batch) -> bool:
+        """Whether products can be taken in forward mode; if not, two backward passes serve.
+
+        Both are tried with a random step of all tensors that carry a gradient, and must add up to the derivative of the
+        summed loss along it.
+
+        Raises:
+            ConfigurationError: neither serves.
+        """
+        generator = torch.Generator().manual_seed(0)
+        tensors = list(self.coordinates.tensors.values())
+        step = {
+            index: torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype).to(tensor.device)
+            for index, tensor in enumerate(tensors)
+            if tensor.requires_grad
+        }
+        data = self._anew(batch)
+        with torch.enable_grad():
+            total = self.losses_of(self.context.module, data)[0].sum()
+            found = gradient(total, [tensors[index] for index in step]) if total.requires_grad else [None] * len(step)
+        pairs = [
+            (g.to_dense() if g.is_sparse else g, v) for g, v in zip(found, step.values(), strict=True) if g is not None
+        ]
+        slope = sum(float((g.double() * v.double()).sum()) for g, v in pairs)
+        failures = []
+        for forward_mode, way in ((True, "in forward mode"), (False, "by two backward passes")):
+            try:
+                slopes, _ = replace(self, forward_mode=forward_mode)._product(batch, step)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, TypeError, ValueError) as error:
+                failures.append(f"{way}: {error}")
+                continue
+            if not abs(float(slopes.sum()) - slope) > _TOLERANCE * float(slopes.abs().sum() + abs(slope)):
+                return forward_mode
+            failures.append(f"{way}: they do not add up to the derivative of the mean loss")
+        raise ConfigurationError(
+            "`per_class=True` takes derivatives of the examples' losses along a step, which cannot be computed "
+            f"({'; '.join(failures)}): replace the operation, or leave out `per_class`"
+        )
 
     def own_classes(self) -> Tensor:
         """``(N,)`` int64: the class of every example of this process's minibatches, plus 1; 0 for the others'."""
@@ -131,8 +170,29 @@ class ExampleLosses:
     def _row_of(self, classes: Tensor) -> Tensor:
         return torch.searchsorted(self.classes, classes.cpu())
 
-    def _forward(self, batch: Batch, tangents: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
+    def _product(self, batch: Batch, tangents: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
         """``(n,)`` derivative of each loss along the tangents, and the classes."""
+        return self._forward(batch, tangents) if self.forward_mode else self._twice_backward(batch, tangents)
+
+    def _twice_backward(self, batch: Batch, tangents: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
+        tensors = list(self.coordinates.tensors.values())
+        data = self._anew(batch)
+        with torch.enable_grad(), twice_differentiable(self.context.module):
+            losses, classes = self.losses_of(self.context.module, data)
+            weights = torch.ones_like(losses.detach()).requires_grad_()
+            slopes = None
+            if losses.requires_grad:
+                chosen = [tensors[index] for index in tangents]
+                found = torch.autograd.grad(losses, chosen, weights, create_graph=True, allow_unused=True)
+                pairs = [(g, v) for g, v in zip(found, tangents.values(), strict=True) if g is not None]
+                pairs = [(g, v) for g, v in pairs if g.requires_grad]
+                if pairs:
+                    outputs, along = zip(*pairs, strict=True)
+                    (slopes,) = torch.autograd.grad(outputs, weights, along, allow_unused=True)
+        slopes = torch.zeros_like(losses) if slopes is None else slopes
+        return slopes.detach().cpu().double(), classes
+
+    def _forward(self, batch: Batch, tangents: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
         data = self._anew(batch)
         module = self.context.module
         real = {plain_name(name): name for name, _ in [*module.named_parameters(), *module.named_buffers()]}

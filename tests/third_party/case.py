@@ -26,7 +26,7 @@ ARGUMENTS = (
     *("data", "num_examples", "batch_size", "loss_fn", "predict_fn", "mode", "layers", "parameters", "reduction"),
     *("target", "with_respect_to", "example_loss_fn", "attribution", "batchnorm", "checkpoints"),
 )
-_REMEDY = re.compile(rf"`({'|'.join(ARGUMENTS)})\b")
+_REMEDY = re.compile(rf"`({'|'.join(ARGUMENTS)}|module\(batch\))(?!\w)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class Outcome:
 
     @property
     def remedies(self) -> list[str]:
-        """Arguments that the complaint names."""
+        """Arguments that the complaint names; ``module(batch)`` is what lazy modules need before training."""
         return sorted(set(_REMEDY.findall(self.text)))
 
 

@@ -31,18 +31,21 @@ Small modules, trained for two epochs on the CPU with one analysis attached. It 
 nothing about the module: no functions of the user's. `python -m tests.third_party.table` trains them all and writes
 this page; the tests in `tests/third_party` hold the same for every cell.
 
-- **works**: there is a result, and its numbers are true. The loss at the centre of a landscape, that of `curvature` and
-  of critical points' starts, the first and last loss of loss contribution, accuracies, and the CKA of two layers are
-  compared with a computation of their own in float64 that takes the whole data set at once: every token, pixel or
-  weight counts once, whatever the minibatches. Two runs leave the same fingerprint.
+- **works**: there is a result, and its loss is true: at the centre of a landscape, of the curvature's examples, where the
+  search for critical points starts, first and last in loss contribution. It is compared with a computation in float64
+  over the whole data set at once: every token, pixel or weight counts once, whatever the minibatches. An accuracy, if
+  there is one, is compared likewise; so is the CKA of two layers that hand on one row per example, for the modules where
+  the tests name such layers (elsewhere, only that each layer is like itself). Two runs leave the same fingerprint.
+  Eigenvalues, contributions of single layers and VoG scores are not compared here: the tests of each analysis do that.
 - **works with `argument`**: without it the analysis rests, and its warning names the argument; with it, it works as
   above.
 - **rests (`argument`)**: the analysis does nothing, and its warning names these arguments. Where nothing can be given
-  because the question makes no sense (the accuracy of an autoencoder), it names what would be needed.
+  because the question makes no sense (the accuracy of an autoencoder), it names what would be needed. With
+  `module(batch)`, the module has to be run once before training.
 - **fault**: known to be wrong today; the test is marked so.
 
-In every cell but faults, weights, buffers, gradients, optimizer state, random number streams and logged metrics
-are the same to the bit as without the analysis.
+In every cell but faults, weights, buffers, gradients, optimizer state, random number streams and logged metrics are the
+same to the bit as without the analysis.
 """
 
 

@@ -31,12 +31,13 @@ Small modules, trained for two epochs on the CPU with one analysis attached. It 
 nothing about the module: no functions of the user's. `python -m tests.third_party.table` trains them all and writes
 this page; the tests in `tests/third_party` hold the same for every cell.
 
-- **works**: there is a result, and its loss is true: at the centre of a landscape, of the curvature's examples, where the
-  search for critical points starts, first and last in loss contribution. It is compared with a computation in float64
-  over the whole data set at once: every token, pixel or weight counts once, whatever the minibatches. An accuracy, if
-  there is one, is compared likewise; so is the CKA of two layers that hand on one row per example, for the modules where
-  the tests name such layers (elsewhere, only that each layer is like itself). Two runs leave the same fingerprint.
-  Eigenvalues, contributions of single layers and VoG scores are not compared here: the tests of each analysis do that.
+- **works**: there is a result, and its loss is true: at the centre of a landscape, of the curvature's examples, where
+  the search for critical points starts, first and last in loss contribution. It is compared with a computation in
+  float64 over the whole data set at once: every token, pixel or weight counts once, whatever the minibatches. An
+  accuracy, if there is one, is compared likewise; so is the CKA of two layers that hand on one row per example, for the
+  modules where the tests name such layers (elsewhere, only that each layer is like itself). Two runs leave the same
+  fingerprint. Eigenvalues, contributions of single layers and VoG scores are not compared here: the tests of each
+  analysis do that.
 - **works with `argument`**: without it the analysis rests, and its warning names the argument; with it, it works as
   above.
 - **rests (`argument`)**: the analysis does nothing, and its warning names these arguments. Where nothing can be given

@@ -22,8 +22,8 @@ from lightning_dynamics.core.distributed import CollectiveFailure, Ranks, requir
 from lightning_dynamics.core.experiments import release_tasks
 from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.lightning import Callback, ConfigurationError, steps_taken, tell, training_length
-from lightning_dynamics.core.objective import LossFn, PredictFn, resolve_function
 from lightning_dynamics.core.module_state import require_materialized
+from lightning_dynamics.core.objective import LossFn, PredictFn, resolve_function
 from lightning_dynamics.core.probe import Probe, release_probes
 from lightning_dynamics.core.probe_sources import NoIndex
 from lightning_dynamics.core.quiet import logging_disabled
@@ -249,7 +249,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
             error = missing
             self._waits = self._recorded is None
         except Exception as caught:
-            error = explained(caught, task, self.mode)
+            error = explained(caught, task, self.mode, self.data)
         if Ranks.of(trainer).any(self._waits):
             self._waits = True
             return

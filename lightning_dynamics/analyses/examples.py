@@ -118,14 +118,23 @@ def advice(task: Task, mode: str) -> str:
     return "; ".join(texts)
 
 
-def explained(error: Exception, task: Task | None, mode: str) -> Exception:
-    """The error of a preparation; in words where eval mode is the reason."""
-    other = task is not None and mode == "eval" and (task.eval_fails or task.as_trained_only)
-    if task is not None and other and not isinstance(error, ConfigurationError):
-        told = ConfigurationError(
-            f"in eval mode {task.module} is another function than the one that is trained, and fails here "
-            f"({type(error).__name__}: {error}): pass `mode='train'`"
+def explained(error: Exception, task: Task | None, mode: str, data: Any) -> Exception:
+    """The error of a preparation; in words where the mode, or other data than those of training, may be the reason."""
+    if task is None or isinstance(error, ConfigurationError):
+        return error
+    what = f"{type(error).__name__}: {error}"
+    if mode == "eval" and (task.eval_fails or task.as_trained_only):
+        told = (
+            f"in eval mode {task.module} is another function than the one that is trained, and fails here ({what}): "
+            "pass `mode='train'`"
         )
-        told.__cause__ = error
-        return told
-    return error
+    elif not task.loss_known and not isinstance(data, str):
+        told = (
+            f"{task.module} fails on a minibatch of `data` ({what}), which must be as those of training are: pass "
+            "`data='train'`, or a DataLoader with the same `collate_fn`"
+        )
+    else:
+        return error
+    refused = ConfigurationError(told)
+    refused.__cause__ = error
+    return refused

@@ -80,7 +80,8 @@ class Preflight:
             where = "as `training_step` calls it" if task.way.in_step else "called by its signature"
             lines.append(f"  outputs: those of {call}, {where}")
         for path, axis in task.axes.items():
-            lines.append(f"  {worded(path)}: examples along {'its items' if not isinstance(axis, int) else f'axis {axis}'}")
+            along = f"axis {axis}" if isinstance(axis, int) else "its items"
+            lines.append(f"  {worded(path)}: examples along {along}")
         if task.random:
             lines.append(f"  random in train mode: {', '.join(task.random)}")
         lines += [f"  not known: {note}" for note in task.notes]

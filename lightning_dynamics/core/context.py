@@ -10,10 +10,12 @@ from typing import Any
 from torch import nn
 
 from lightning_dynamics.core.distributed import Ranks
+from lightning_dynamics.core.module_state import plain_attributes, restores_of
 from lightning_dynamics.core.objective import LossFn
 from lightning_dynamics.core.probe import Batch, Probe
 from lightning_dynamics.core.progress import progress
 from lightning_dynamics.core.random_state import generators_of, seed_all
+from lightning_dynamics.core.restore import Restore
 from lightning_dynamics.core.schedule import Length, Moment
 from lightning_dynamics.core.task import EXAMPLES, Task
 
@@ -71,8 +73,17 @@ class Context:
         return known[key]
 
     def seed(self, batch: Batch) -> None:
-        """Begin the random streams of a minibatch anew: before it is run once more."""
+        """Begin the random streams of a minibatch anew, and the module's state: before it is run once more."""
+        for restore in reversed(self._state):
+            restore()
         seed_all(self.probe.seed + batch.number, *self._streams)
+
+    @cached_property
+    def _state(self) -> list[Restore]:
+        """Puts back what runs change, where they do: all but the parameters, as they are when this is first asked."""
+        if self.task is None or not self.task.carries_state:
+            return []
+        return restores_of(plain_attributes(self.module), (), self.module.buffers())
 
     @cached_property
     def _streams(self) -> list[Any]:

@@ -30,6 +30,7 @@ from lightning_dynamics.core.forward_call import likely_templates
 from lightning_dynamics.core.isolation import isolated
 from lightning_dynamics.core.loss_terms import class_weights_of, counters, held_vectors, is_mean_over, is_sum
 from lightning_dynamics.core.modes import Modes, compare_modes
+from lightning_dynamics.core.module_state import plain_attributes, restores_of
 from lightning_dynamics.core.objective import LossFn, PredictFn
 from lightning_dynamics.core.outputs import Reading, read
 from lightning_dynamics.core.probe import Probe
@@ -129,6 +130,7 @@ class Experiments:
         self.loss_fn, self.predict_fn = loss_fn, predict_fn
         self.notes: list[str] = []
         self._offset = 0
+        self.carries_state = False
         self.given: list[Path] = []  # to several calls of `forward`
         self.collated, self.size = probe.few(MANY)
         self.axes, self.unplaced, self.places = self._axes()
@@ -140,6 +142,7 @@ class Experiments:
             self._calibrate()
         self.modes = compare_modes(module, lambda: self._loss(_own(self.whole)), self._output_now, self._reseed)
         self.modes.apply(module)
+        self.carries_state = self._carries_state()
         self.base_loss = self.loss(self.whole)
 
     def _calibrate(self) -> None:
@@ -223,10 +226,21 @@ class Experiments:
         under = any(path[: len(own)] == own or own[: len(path)] == path for own in self.axes)
         return under or isinstance(node, str | int | float | bool | type(None))
 
+    def _carries_state(self) -> bool:
+        """Whether a run changes what the next one gives: then every run begins with the state of the first."""
+        buffers = [(buffer, buffer.detach().clone()) for buffer in self.module.buffers()]
+        self._start = restores_of(plain_attributes(self.module), (), self.module.buffers())
+        values = [self.loss(self.whole) for _ in range(2)]
+        changed = any(now.shape != before.shape or not torch.equal(now, before) for now, before in buffers)
+        return changed or (values[0] is not None and values[0] != values[1])
+
     # ---- runs ----------------------------------------------------------------------------------------------
 
     def seeded(self) -> None:
-        """Random streams at their beginning: every run draws the same."""
+        """Random streams, and the module's state, at their beginning: every run draws and finds the same."""
+        if self.carries_state:
+            for restore in reversed(self._start):
+                restore()
         seed_all(self.probe.seed + self._offset, *self.streams)
 
     def _reseed(self, offset: int) -> None:
@@ -244,6 +258,9 @@ class Experiments:
 
     def _loss(self, batch: Any) -> Tensor:
         self.seeded()
+        return self._loss_as_it_is(batch)
+
+    def _loss_as_it_is(self, batch: Any) -> Tensor:
         return objective.loss(self.module, batch, self.loss_fn, manual=True)
 
     def output(self, way: Way, batch: Any) -> Any:
@@ -254,8 +271,9 @@ class Experiments:
         if way.template is not None:
             self.seeded()
             return way.template(self.module, _own(batch))
+        self.seeded()  # before anything is put in the module's way
         with captured(self.module, way.name, way.number, copies=True) as found:
-            self._loss(_own(batch))
+            self._loss_as_it_is(_own(batch))
         return found[0]
 
     def _output_now(self) -> Tensor | None:
@@ -286,6 +304,7 @@ class Experiments:
             eval_fails=self.modes.eval_fails,
             as_trained_only=self.modes.as_trained,
             random=self.modes.random,
+            carries_state=self.carries_state,
             predict_fn=self.predict_fn,
             loss_known=self.base_loss is not None,
         )
@@ -322,10 +341,10 @@ class Experiments:
         if self.predict_fn is not None:
             return None, None
         batch, loss = _own(self.whole), None
+        self.seeded()
         with recorded(self.module) as record, torch.enable_grad():
             try:
-                self.seeded()
-                loss = objective.loss(self.module, batch, self.loss_fn, manual=True)
+                loss = self._loss_as_it_is(batch)
             except Exception as error:
                 self.notes.append(f"`training_step` failed: {type(error).__name__}: {error}")
         call = _only(record.own) if record.own else _last_of_chain(record.outer)

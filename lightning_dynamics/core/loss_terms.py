@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -104,8 +105,9 @@ def held_vectors(module: nn.Module) -> list[Tensor]:
     for sub in module.modules():
         for value in (*sub._buffers.values(), *vars(sub).values()):
             if isinstance(value, Tensor) and value.ndim == 1 and value.is_floating_point() and len(value) > 1:
-                if bool((value > 0).all()) and not bool((value == value[0]).all()):
-                    found[id(value)] = value.detach().clone()
+                with suppress(RuntimeError):  # one that has outlived its transform cannot be read
+                    if bool((value > 0).all()) and not bool((value == value[0]).all()):
+                        found[id(value)] = value.detach().clone()
     return list(found.values())
 
 

@@ -5,9 +5,8 @@ Call these inside :func:`~lightning_dynamics.core.isolation.isolated`: they run 
 
 from __future__ import annotations
 
-import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
@@ -42,24 +41,6 @@ def resolve_function(name: str | Callable[..., Any] | None, argument: str) -> Ca
     if not callable(found):
         raise ConfigurationError(f"`{argument}={name!r}` is not a function but a {type(found).__name__}")
     return found
-
-
-def forward(module: nn.Module, batch: Any) -> Any:
-    """Run the module's layers on a batch, by the best way there is, and return the output.
-
-    ``module(inputs)`` where the module has a ``forward``, with the inputs of an ``(inputs, targets)`` or mapping
-    batch (a mapping whose keys ``forward`` takes as arguments, as Hugging Face models do, is unpacked); else,
-    for a LightningModule, its ``training_step``, silently.
-
-    Raises:
-        ConfigurationError: neither way is open.
-    """
-    if has_forward(module):
-        arguments, keywords = _forward_arguments(module, batch)
-        return module(*arguments, **keywords)
-    if isinstance(module, both("LightningModule")):
-        return training_step(module, batch)
-    raise ConfigurationError(f"{type(module).__name__} has no `forward`: give it one")
 
 
 class _Backward(BaseException):
@@ -140,93 +121,8 @@ def loss(module: Any, batch: Any, loss_fn: LossFn | None = None, *, manual: bool
     return value.reshape(())
 
 
-def predictions(module: nn.Module, batch: Any, predict_fn: PredictFn | None = None) -> tuple[Tensor, Tensor]:
-    """Logits ``(N, …)`` and targets ``(N, …)`` of a batch: from ``predict_fn``, or ``forward`` and the batch.
-
-    Raises:
-        ConfigurationError: the batch has no targets that we can find, or the output is no tensor.
-    """
-    if predict_fn is not None:
-        return predict_fn(module, batch)
-    targets = targets_in(batch)
-    logits = first_tensor(forward(module, batch))
-    if targets is None or logits is None:
-        missing = "targets in the batch" if targets is None else "tensor in the output of `forward`"
-        raise ConfigurationError(f"found no {missing}: pass `predict_fn(module, batch) -> (logits, targets)`")
-    return logits, targets
-
-
-def targets_in(batch: Any) -> Any:
-    """The targets of an ``(inputs, targets)`` batch, or of a mapping with one of the usual keys; else None."""
-    if isinstance(batch, Mapping):
-        return next((batch[key] for key in TARGET_KEYS if key in batch), None)
-    return batch[1] if isinstance(batch, list | tuple) and len(batch) >= 2 else None
-
-
-def inputs_in(batch: Any) -> Any:
-    """The inputs of an ``(inputs, …)`` batch, of a mapping with one of the usual keys, or the batch itself; or None."""
-    if isinstance(batch, Mapping):
-        return next((batch[key] for key in INPUT_KEYS if key in batch), None)
-    if isinstance(batch, list | tuple):
-        return batch[0] if len(batch) else None
-    return batch
-
-
-def with_inputs(batch: Any, inputs: Any) -> Any:
-    """The batch with other inputs where :func:`inputs_in` finds them; the batch itself is not changed."""
-    if isinstance(batch, Mapping):
-        key = next(key for key in INPUT_KEYS if key in batch)
-        changed = copy.copy(batch)
-        changed[key] = inputs  # type: ignore[index]
-        return changed
-    if isinstance(batch, list | tuple):
-        items = [inputs, *batch[1:]]
-        # A named tuple takes its items one by one.
-        return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
-    return inputs
-
-
-def first_tensor(output: Any) -> Tensor | None:
-    """The tensor that stands for a layer's or model's output.
-
-    The tensor itself; of a mapping (Hugging Face's outputs among them) ``last_hidden_state``, else ``logits``,
-    else the first value that has a tensor; the first item of a tuple or list that has one.
-    """
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, Mapping):
-        preferred = [output[key] for key in ("last_hidden_state", "logits") if key in output]
-        return first_tensor([*preferred, *output.values()])
-    if isinstance(output, list | tuple):
-        return next((tensor for item in output if (tensor := first_tensor(item)) is not None), None)
-    return None
-
-
 def has_forward(module: nn.Module) -> bool:
     """Whether ``forward`` is the user's: Lightning's own only raises."""
     bases: tuple[Any, ...] = (nn.Module, *both("LightningModule"))
     inherited = {cls.forward for cls in bases}
     return "forward" in vars(module) or type(module).forward not in inherited
-
-
-def _forward_arguments(module: nn.Module, batch: Any) -> tuple[Sequence[Any], dict[str, Any]]:
-    signature = list(inspect.signature(module.forward).parameters.values())
-    parameters = [p for p in signature if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    required = [p.name for p in parameters if p.default is p.empty]
-    if parameters and parameters[0].name == "batch":
-        return (batch,), {}
-    if isinstance(batch, Mapping):
-        takes_any = any(p.kind is p.VAR_KEYWORD for p in signature)
-        accepted = {key: batch[key] for key in batch if takes_any or any(key == p.name for p in parameters)}
-        if accepted and accepted.keys() >= set(required):
-            return (), accepted
-        key = next((key for key in INPUT_KEYS if key in batch), None)
-        if key is None or len(required) > 1:
-            raise ConfigurationError(
-                f"cannot tell which of {list(batch)} are the inputs of {type(module).__name__}.forward: "
-                "pass `predict_fn(module, batch)`"
-            )
-        return (batch[key],), {}
-    if isinstance(batch, list | tuple):
-        return batch[: max(1, len(required))], {}
-    return (batch,), {}

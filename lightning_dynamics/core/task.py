@@ -78,6 +78,7 @@ class Task:
         eval_fails: the loss, or the output, cannot be computed in eval mode.
         as_trained_only: the difference is more than batch normalisation's.
         random: classes that draw random numbers in train mode.
+        carries_state: a run changes what the next one gives: a queue, a running centre, an estimate.
         keeps_state: a second run differs from the first: something changes that cannot be put back.
         notes: what could not be found out, with the argument to give.
         predict_fn: the user's.
@@ -97,6 +98,7 @@ class Task:
     eval_fails: str = ""
     as_trained_only: bool = False
     random: tuple[str, ...] = ()
+    carries_state: bool = False
     keeps_state: bool = False
     notes: tuple[str, ...] = ()
     predict_fn: PredictFn | None = None
@@ -317,6 +319,7 @@ class Task:
             "differing": list(self.differing),
             "eval_fails": self.eval_fails,
             "random": list(self.random),
+            "carries_state": self.carries_state,
             "keeps_state": self.keeps_state,
             "notes": list(self.notes),
         }

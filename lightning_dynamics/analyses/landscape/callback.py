@@ -82,8 +82,8 @@ class LandscapeCallback(AnalysisCallback[LandscapeResult]):
         trajectory: whether the weights are recorded during training and drawn, or a ``landscape.Trajectory`` that
             says how often. The trajectory's plane always shows its own.
         explorer: whether to make the interactive page.
-        mode: ``"eval"``, or ``"train"``: the flags that the submodules have in training, but for batch normalisation and
-            dropout, which have arguments of their own.
+        mode: ``"eval"``, or ``"train"``: the flags that the submodules have in training, but for batch normalisation
+            and dropout, which have arguments of their own.
         channels_last: lay out images with their channels innermost: faster convolutions on many machines.
         second_data: as ``data``: further examples, whose quantities come as ``"second/…"`` (``"val/…"`` for ``"val"``).
         batch_size: examples per forward pass; None for what suits the machine. A loss that is no mean over examples

@@ -84,7 +84,8 @@ def evaluate_plane(
     settings = EvaluationSettings(
         loss_fn, quantities, batchnorm, dropout, weight_decay, batch_size, channels_last, seed
     )
-    return _evaluate(module, batches, directions, _coordinates(xs, "xs"), _coordinates(ys, "ys"), settings, predict_fn, description)
+    along = _coordinates(xs, "xs"), _coordinates(ys, "ys")
+    return _evaluate(module, batches, directions, *along, settings, predict_fn, description)
 
 
 def evaluate_line(

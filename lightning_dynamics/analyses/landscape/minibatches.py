@@ -27,6 +27,7 @@ _KEPT = 31 * 2**20
 SMALLEST, _LARGEST = 32, 4096
 """Examples of a minibatch whose size is ours to choose."""
 
+
 @dataclass(frozen=True)
 class Minibatch:
     """Some examples, of which every run of a module gets its own copy.

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import TARGET_KEYS, targets_in
+from lightning_dynamics.core.objective import TARGET_KEYS
 from lightning_dynamics.core.progress import progress
 from lightning_dynamics.core.random_state import preserved_random_state
+from lightning_dynamics.data.problems.examples import targets_in
 
 _PARTS = 3  # of the data set; an example at each of their ends must agree with labels found beside them
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import INPUT_KEYS, inputs_in, with_inputs
+from lightning_dynamics.core.objective import INPUT_KEYS
+from lightning_dynamics.data.problems.examples import inputs_in, with_inputs
 from lightning_dynamics.data.problems.labels import labels_of, with_label
 
 Labels = Literal["permuted", "random"]

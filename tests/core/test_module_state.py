@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lightning_dynamics import LandscapeCallback, LossContributionCallback
+from lightning_dynamics import CurvatureCallback, LandscapeCallback, LossContributionCallback
 from lightning_dynamics.core.isolation import isolated
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.module_state import require_materialized
@@ -282,18 +282,21 @@ def test_weights_that_are_not_drawn_yet_are_refused() -> None:
     require_materialized(net)
 
 
-class Centred(LightningModule):
-    """Subtracts a running centre that lives in a plain object."""
+class Warming(LightningModule):
+    """Steps grow with a count that lives in a plain object; the loss does not depend on it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.net, self.centre = nn.Linear(4, 2), SimpleNamespace(value=torch.zeros(2))
+        self.net, self.count = nn.Linear(4, 2), SimpleNamespace(steps=torch.zeros(()))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        out = self.net(batch[0])
-        loss = nn.functional.cross_entropy(out - self.centre.value, batch[1])
-        self.centre.value = 0.9 * self.centre.value + 0.1 * out.detach().mean(0)
-        return loss
+        self.count.steps = self.count.steps + 1
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def on_after_backward(self) -> None:
+        for parameter in self.parameters():
+            assert parameter.grad is not None
+            parameter.grad *= self.count.steps
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), 0.1)
@@ -303,7 +306,7 @@ def test_training_with_state_in_an_object_is_the_same(tmp_path: Any) -> None:
     def train(*callbacks: Any) -> Tensor:
         torch.manual_seed(0)
         x = torch.randn(32, 4)
-        net = Centred()
+        net = Warming()
         trainer = Trainer(
             accelerator="cpu",
             max_epochs=1,
@@ -315,8 +318,8 @@ def test_training_with_state_in_an_object_is_the_same(tmp_path: Any) -> None:
             callbacks=list(callbacks),
         )
         trainer.fit(net, DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), 8))
-        return torch.cat([net.net.weight.detach().flatten(), net.centre.value])
+        return torch.cat([net.net.weight.detach().flatten(), net.count.steps[None]])
 
     alone = train()
-    made = (LossContributionCallback(), LandscapeCallback(resolution=3, at_start=True))
+    made = (LossContributionCallback(), CurvatureCallback(), LandscapeCallback(resolution=3, at_start=True))
     assert torch.equal(alone, train(*made))

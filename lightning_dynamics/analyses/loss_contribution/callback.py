@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from lightning_dynamics.analyses.arguments import Data, OnError
 from lightning_dynamics.analyses.callback import AnalysisCallback
@@ -92,7 +93,8 @@ class LossContributionCallback(AnalysisCallback[LossContributionResult]):
         per_class: contributions by class and by example too, from forward-mode products: per node of the rule one
             (about two forward passes) for examples and classes, and for classes by layer one per layer or one
             backward pass per class, whichever are fewer. Where an operation has no forward-mode derivative, two
-            backward passes take the place of a product. The loss must be a mean over examples.
+            backward passes take the place of a product. In every minibatch, the loss must be the mean
+            of the examples' losses.
         per_parameter: keep the totals, hurting steps and signs of every single parameter.
         second_data: as ``data``: split the loss on these examples too, e.g. ``"val"``, and show the difference.
         example_loss_fn: for ``per_class``: ``(module, batch) -> (losses (N,), classes (N,))``; by default the
@@ -160,7 +162,7 @@ class LossContributionCallback(AnalysisCallback[LossContributionResult]):
         self.per_class = per_class
         self.per_parameter = per_parameter
         own = resolve_function(example_loss_fn, "example_loss_fn")
-        self._losses_of: Any = own or cross_entropies(self.predict_fn)
+        self._losses_of: Any = own or cross_entropies(self._predictions)
         self._values: list[Value] = []
         self._forward_mode = True
 
@@ -247,6 +249,10 @@ class LossContributionCallback(AnalysisCallback[LossContributionResult]):
 
     def _all_probes(self, context: Context) -> list[Probe]:
         return [probe for probe in (context.probe, context.second_probe) if probe is not None]
+
+    def _predictions(self, module: Any, batch: Any) -> tuple[Tensor, Tensor]:
+        assert self._task is not None
+        return self._task.predictions(module, batch)
 
     def _minibatches(self, context: Context) -> list[list[list[int]]]:
         """Data set indices of the minibatches, per probe."""

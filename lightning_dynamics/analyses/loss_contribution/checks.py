@@ -98,12 +98,8 @@ def check_examples(context: Context, examples: ExampleLosses, loss_fn: LossFn | 
     batches = _kinds(context, examples.probe)
     for batch in batches:
         terms = context.terms(batch, examples.probe)
-        if terms != len(batch):
-            raise ConfigurationError(
-                f"`per_class=True` splits a mean over examples, but the loss of a minibatch of {len(batch)} is a mean "
-                f"over {terms:g} terms (tokens that count, class weights): leave out `per_class`, or give a `loss_fn` "
-                "and an `example_loss_fn` that are means over examples"
-            )
+        if terms == 0:
+            continue
         losses, classes = examples.tried(batch)
         context.seed(batch)
         with torch.no_grad():
@@ -112,7 +108,8 @@ def check_examples(context: Context, examples: ExampleLosses, loss_fn: LossFn | 
         if classes.shape != losses.shape or not math.isclose(mean, value, rel_tol=1e-3, abs_tol=1e-5):
             raise ConfigurationError(
                 f"`per_class=True` needs a loss per example whose mean is the loss: that is {mean:.6g}, the "
-                f"loss is {value:.6g}; pass `example_loss_fn(module, batch) -> (losses, classes)`"
+                f"loss of a minibatch of {len(batch)} is {value:.6g}, a mean over {terms:g} terms; pass "
+                "`example_loss_fn(module, batch) -> (losses, classes)`"
             )
     return not batches or examples.works_forward(min(batches, key=len))
 

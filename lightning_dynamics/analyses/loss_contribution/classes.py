@@ -28,7 +28,7 @@ from lightning_dynamics.analyses.curvature.passes import gradient
 from lightning_dynamics.analyses.loss_contribution.coordinates import Coordinates
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import PredictFn, predictions
+from lightning_dynamics.core.objective import PredictFn
 from lightning_dynamics.core.parameters import plain_name
 from lightning_dynamics.core.probe import Batch, Probe
 
@@ -37,11 +37,11 @@ _TOLERANCE = 1e-3  # of a sum of derivatives, in float32
 ExampleLossFn = Callable[[Any, Any], tuple[Tensor, Tensor]]
 
 
-def cross_entropies(predict_fn: PredictFn | None) -> ExampleLossFn:
+def cross_entropies(predictions: PredictFn) -> ExampleLossFn:
     """Losses and classes of the examples of a batch, from logits ``(N, C)`` and classes ``(N,)``."""
 
     def losses(module: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
-        logits, targets = predictions(module, batch, predict_fn)
+        logits, targets = predictions(module, batch)
         if logits.ndim != 2 or targets.ndim != 1 or targets.is_floating_point() or len(targets) != len(logits):
             raise ConfigurationError(
                 f"`per_class=True` needs logits (N, C) and classes (N,), got {tuple(logits.shape)} and "
@@ -80,7 +80,9 @@ class ExampleLosses:
         return len(self.probe) + len(self.classes) * len(self.layers)
 
     def along(self, delta: Tensor) -> Tensor:
-        """Derivative along ``delta`` ``(P,)``, divided by the number of examples, of this process's minibatches.
+        """Derivative along ``delta`` ``(P,)`` of this process's minibatches, each with its terms shared out evenly.
+
+        Divided by the terms of all minibatches, this adds up to the derivative of the mean loss.
 
         Returns:
             ``(N + C * L,)`` float64: by example, then by class and layer; zero for the examples of others.
@@ -95,18 +97,21 @@ class ExampleLosses:
         moving = [[index for index in layer if bool(pieces[index].any())] for layer in self.layers]
         per_layer = sum(map(bool, moving)) <= len(self.classes)
         for batch in self.context.batches(self.probe):
+            share = self.context.terms(batch, self.probe) / len(batch)
+            if share == 0:
+                continue
             place = slice(start := sum(map(len, self.probe.batches[: batch.number])), start + len(batch))
             if per_layer:
                 for number, layer in enumerate(moving):
                     if layer:
                         slopes, classes = self._product(batch, {index: pieces[index] for index in layer})
-                        by_example[place] += slopes
-                        by_class[:, number].index_add_(0, self._row_of(classes), slopes)
+                        by_example[place] += share * slopes
+                        by_class[:, number].index_add_(0, self._row_of(classes), share * slopes)
             else:
                 slopes, _ = self._product(batch, dict(enumerate(pieces)))
-                by_example[place] += slopes
-                self._backward(batch, pieces, moving, by_class)
-        return torch.cat([by_example, by_class.flatten()]) / len(self.probe)
+                by_example[place] += share * slopes
+                self._backward(batch, pieces, moving, by_class, share)
+        return torch.cat([by_example, by_class.flatten()])
 
     def tried(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Losses and classes of a minibatch."""
@@ -210,9 +215,9 @@ class ExampleLosses:
         return slopes.detach().cpu().double(), classes
 
     def _backward(
-        self, batch: Batch, pieces: Sequence[Tensor], moving: Sequence[Sequence[int]], by_class: Tensor
+        self, batch: Batch, pieces: Sequence[Tensor], moving: Sequence[Sequence[int]], by_class: Tensor, share: float
     ) -> None:
-        """Add the derivatives of each class's losses along the moving layers."""
+        """Add ``share`` of the derivatives of each class's losses along the moving layers."""
         tensors = list(self.coordinates.tensors.values())
         chosen = [index for layer in moving for index in layer]
         data = self._anew(batch)
@@ -225,7 +230,7 @@ class ExampleLosses:
                 )
                 dots = {i: float((g.double() * pieces[i].double()).sum()) for i, g in zip(chosen, grads, strict=True)}
                 for number, layer in enumerate(moving):
-                    by_class[row, number] += sum(dots[i] for i in layer)
+                    by_class[row, number] += share * sum(dots[i] for i in layer)
 
 
 @contextmanager

@@ -24,11 +24,13 @@ class Value:
         loss: mean over the terms of the loss.
         gradient: ``(P,)`` float64; zero where it was not wanted.
         wanted: for which tensors it was.
+        terms: of all minibatches of all processes.
     """
 
     loss: float
     gradient: Tensor
     wanted: tuple[bool, ...]
+    terms: float
 
     def serves(self, wanted: Sequence[bool]) -> bool:
         """Whether the gradient is known for all of these."""
@@ -54,8 +56,9 @@ class ProbeLoss:
     def __call__(self, wanted: Sequence[bool]) -> Value:
         """Sums over all minibatches of all processes, accumulated in float64, then divided."""
         total = self.context.ranks.all_reduce(self.context.ranks.run_checked(lambda: self._own(wanted)))
+        terms = float(total[-1])
         mean = total.div_(total[-1].clone())
-        return Value(float(mean[-2]), mean[:-2], tuple(wanted))
+        return Value(float(mean[-2]), mean[:-2], tuple(wanted), terms)
 
     def _own(self, wanted: Sequence[bool]) -> Tensor:
         """This process's sums ``(P + 2,)``, weighted by terms: the gradient, the loss, and the terms themselves."""

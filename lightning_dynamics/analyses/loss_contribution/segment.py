@@ -46,8 +46,8 @@ class Segment:
         moved: whether anything did.
         next: loss and gradient at the end.
         is_finite: whether everything on the way was; if not, but at both ends, all of the change is residual.
-        by_example: weighted sum of :meth:`ExampleLosses.along` over the nodes, this process's part; None if not
-            asked for.
+        by_example: this process's part of the weighted sum of :meth:`ExampleLosses.along` over the nodes, divided by
+            all terms; None if not asked for.
     """
 
     contributions: Tensor
@@ -123,11 +123,11 @@ def attribute_segment(
     by_example = None
     if slopes:
         weighted = [weight * slope for (_, weight), slope in zip(found.nodes, slopes, strict=True)]
-        by_example = torch.stack(weighted).sum(0)
+        by_example = torch.stack(weighted).sum(0) / known.terms
     if found.gradient_end is None:  # no finite loss at one of the ends
-        following = Value(math.nan, delta, tuple(wanted))
+        following = Value(math.nan, delta, tuple(wanted), known.terms)
     else:
-        following = Value(found.loss_end, found.gradient_end["all"], tuple(wanted))
+        following = Value(found.loss_end, found.gradient_end["all"], tuple(wanted), known.terms)
     contributions, residual, jump = found.contributions["all"], found.residual, 0.0
     if not math.isfinite(residual) and math.isfinite(found.loss_start) and math.isfinite(found.loss_end):
         # Finite at both ends, but not on the way: nothing can be said of it, but where it led is known.

@@ -72,21 +72,23 @@ def test_a_minibatch_without_a_term_counts_nothing(tmp_path: Path, monkeypatch: 
     assert any(torch.isnan(F.cross_entropy(torch.ones(1, 3).double(), b[1], left_out)) for b in watched.probe_batches)
 
 
-def test_classes_are_those_of_a_mean_over_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def shared_out(module: Any, batch: Any) -> tuple[Tensor, Tensor]:
+    """Losses whose mean is that over class weights."""
+    weights = CLASS_WEIGHTS[batch[1]]
+    return F.cross_entropy(module(batch[0]), batch[1], reduction="none") * weights / weights.mean(), batch[1]
+
+
+@pytest.mark.parametrize("layers", [2, 5], ids=["per layer", "per class"])
+def test_classes_add_up_to_the_mean_over_terms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: int) -> None:
     monkeypatch.setattr(Context, "terms", class_weights)
-    with pytest.raises(ConfigurationError, match="`per_class=True` splits a mean over examples.*terms"):
+    watched = R.callback(per_class=True, example_loss_fn=shared_out)
+    R.fit(tmp_path, Weighted(deep(layers)), R.vectors(), watched)
+    closes(watched.last_result)
+    with pytest.raises(ConfigurationError, match="whose mean is the loss.*terms; pass `example_loss_fn"):
         R.fit(tmp_path, Weighted(R.mlp()), R.vectors(), R.callback(per_class=True))
 
 
 # ---- what is refused before training -----------------------------------------------------------------------
-
-
-class Counting(R.Task):
-    calls = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return self.net(x) * self.calls
 
 
 class Unseeded(R.Task):
@@ -105,7 +107,6 @@ class Checkpointed(R.Task):
 @pytest.mark.parametrize(
     ("kind", "word"),
     [
-        (Counting, "no function of the weights"),
         (Unseeded, "no function of the weights"),
         (Checkpointed, "use_reentrant=False"),
     ],

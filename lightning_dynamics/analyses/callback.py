@@ -19,7 +19,7 @@ from lightning_dynamics.analyses.result import AnalysisResult
 from lightning_dynamics.core.checks import speaking, spoken, warn_of_failure
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.distributed import CollectiveFailure, Ranks, require_whole_model
-from lightning_dynamics.core.experiments import release_tasks
+from lightning_dynamics.core.understanding import release_tasks
 from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.lightning import Callback, ConfigurationError, steps_taken, tell, training_length
 from lightning_dynamics.core.module_state import require_materialized

@@ -135,7 +135,7 @@ def preflight(module: LightningModule, data: Any, callbacks: Sequence[Any] = ())
         )
         try:
             if isinstance(data, both("LightningDataModule")):
-                trainer.fit(module, datamodule=data)
+                trainer.fit(module, datamodule=data)  # type: ignore[arg-type]
             else:
                 trainer.fit(module, data if _is_loader(data) else DataLoader(data, batch_size=32))
         except _Stopped:

@@ -144,7 +144,9 @@ def first_minibatches(trainer: Trainer, module: LightningModule) -> Iterator[Any
 
     Private attribute, checked on Lightning 2.5.1 and 2.6.6.
     """
-    for batch, _, _ in trainer.fit_loop._combined_loader:
+    loader = trainer.fit_loop._combined_loader
+    assert loader is not None
+    for batch, _, _ in loader:
         yield to_device(trainer, module, batch)
 
 

@@ -58,6 +58,7 @@ def compare_modes(
     def value(train: Callable[[nn.Module], bool]) -> Any:
         for sub in subs:
             sub.training = train(sub)
+        found: Tensor | Exception
         try:
             found = loss().detach()
         except Exception as error:
@@ -78,7 +79,8 @@ def compare_modes(
         if isinstance(in_eval, Exception):
             fails = "" if isinstance(in_train, Exception) else f"{type(in_eval).__name__}: {in_eval}"
             return Modes(eval_fails=fails, as_trained=bool(fails))
-        differing, random = [], []
+        differing: list[str] = []
+        random: list[str] = []
         for kind in dict.fromkeys(type(sub) for sub in subs if id(sub) not in aside):
             alone = value(lambda sub, kind=kind: type(sub) is kind and id(sub) not in aside)  # type: ignore[misc]
             if _same(in_eval, alone):

@@ -249,18 +249,20 @@ def _of_numbers(
                 if loss is not None and _equal(float(terms if sums else terms / len(shares)), loss):
                     return replace(soft, output=form, matched="cross_entropy", sums=sums)
         if one_hot and _binary_form(output, wanted, known, loss) is None:
-            return replace(soft, output=_distribution(scores))
+            classes = replace(soft, soft=False)
+            if declared or (gradient is not None and _pulls_up(classes, gradient, wanted.argmax(1))):
+                return replace(soft, output=_distribution(scores))
     if bool(((wanted == 0) | (wanted == 1))[known].all()):
-        form = _binary_form(output, wanted, known, loss)
-        if form is None and _squared(output, wanted, known, loss):
-            form = "probabilities" if bounded() else None
-            return Reading(_yes_or_no(targets), form, matched="mse") if form else Reading("regression", "values")
-        if form is None:
+        answer = _binary_form(output, wanted, known, loss)
+        if answer is None and _squared(output, wanted, known, loss):
+            if bounded():
+                return Reading(_yes_or_no(targets), "probabilities", matched="mse")
+            return Reading("regression", "values", matched="mse")
+        if answer is None:
             if not declared and not (gradient is not None and _pushes_apart(gradient, wanted, known)):
                 return Reading()
-            form = "probabilities" if not declared and bounded() else "logits"
-            return Reading(_yes_or_no(targets), form)
-        return Reading(_yes_or_no(targets), form, matched="binary_cross_entropy")
+            return Reading(_yes_or_no(targets), "probabilities" if not declared and bounded() else "logits")
+        return Reading(_yes_or_no(targets), answer, matched="binary_cross_entropy")
     return Reading("regression", "values", matched="mse" if _squared(output, wanted, known, loss) else "")
 
 

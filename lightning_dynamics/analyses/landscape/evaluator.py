@@ -220,7 +220,7 @@ class Evaluator:
         for minibatches in self._sets.values():
             weights = [self._weights(minibatch) for minibatch in minibatches]
             # One number, where they all are the same, is multiplied faster; and empty minibatches have no mean.
-            mean = sum(_times(weight, next(columns)) for weight in weights) / sum(weights)
+            mean = torch.stack([_times(weight, next(columns)) for weight in weights]).sum(0) / sum(weights)
             if self._weight_decay:
                 mean[:, 0] += table[:, -1]
             means.append(mean)

@@ -28,7 +28,7 @@ from lightning_dynamics.analyses.vog.windows import FEWEST_EVENTS, Place, Window
 from lightning_dynamics.core.checkpoints import at_checkpoint, epoch_and_step_of
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.distributed import Ranks
-from lightning_dynamics.core.experiments import understand
+from lightning_dynamics.core.understanding import understand
 from lightning_dynamics.core.isolation import isolated
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import PredictFn, resolve_function

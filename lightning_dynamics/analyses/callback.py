@@ -19,7 +19,6 @@ from lightning_dynamics.analyses.result import AnalysisResult
 from lightning_dynamics.core.checks import speaking, spoken, warn_of_failure
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.distributed import CollectiveFailure, Ranks, require_whole_model
-from lightning_dynamics.core.understanding import release_tasks
 from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.lightning import Callback, ConfigurationError, steps_taken, tell, training_length
 from lightning_dynamics.core.module_state import require_materialized
@@ -30,6 +29,7 @@ from lightning_dynamics.core.quiet import logging_disabled
 from lightning_dynamics.core.recording import Recorded, Recording, as_state, release_recording, shared
 from lightning_dynamics.core.schedule import Due, Length, Moment, Never, Schedule
 from lightning_dynamics.core.task import Task
+from lightning_dynamics.core.understanding import release_tasks
 from lightning_dynamics.figures.result import closing_panels
 from lightning_dynamics.panels import Panel, Scalar
 from lightning_dynamics.publishing import Event, publish

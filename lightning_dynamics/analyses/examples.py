@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lightning_dynamics.core.understanding import task_for
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import LossFn, PredictFn
 from lightning_dynamics.core.probe import Probe, probe_for, recorded_probe
 from lightning_dynamics.core.recording import Recorded, batch_sizes
 from lightning_dynamics.core.task import Task
+from lightning_dynamics.core.understanding import task_for
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer

@@ -24,12 +24,12 @@ from lightning_dynamics.analyses.cka.result import CKAResult
 from lightning_dynamics.analyses.cka.structure import block_score, find_blocks
 from lightning_dynamics.core.checkpoints import at_checkpoint, short_names
 from lightning_dynamics.core.context import Context
-from lightning_dynamics.core.understanding import understand
 from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import PredictFn
 from lightning_dynamics.core.quiet import logging_disabled
 from lightning_dynamics.core.task import Task
+from lightning_dynamics.core.understanding import understand
 
 _FORMER_SELVES = {
     "initialization": "initialization",

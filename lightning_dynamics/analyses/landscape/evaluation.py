@@ -15,13 +15,13 @@ from lightning_dynamics.analyses.landscape.minibatches import counted, of_batche
 from lightning_dynamics.analyses.landscape.movable import Movable
 from lightning_dynamics.analyses.landscape.quantities import MetricFn
 from lightning_dynamics.analyses.landscape.result import LandscapeResult
-from lightning_dynamics.core.understanding import understand
 from lightning_dynamics.core.isolation import isolated
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import LossFn, PredictFn
 from lightning_dynamics.core.parameters import plain_name, select_parameters
 from lightning_dynamics.core.probe import probe_of
 from lightning_dynamics.core.quiet import logging_disabled
+from lightning_dynamics.core.understanding import understand
 
 Coordinates = Sequence[float] | Tensor
 

@@ -28,7 +28,6 @@ from lightning_dynamics.analyses.vog.windows import FEWEST_EVENTS, Place, Window
 from lightning_dynamics.core.checkpoints import at_checkpoint, epoch_and_step_of
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.distributed import Ranks
-from lightning_dynamics.core.understanding import understand
 from lightning_dynamics.core.isolation import isolated
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import PredictFn, resolve_function
@@ -37,6 +36,7 @@ from lightning_dynamics.core.progress import progress
 from lightning_dynamics.core.quiet import logging_disabled
 from lightning_dynamics.core.schedule import Moment
 from lightning_dynamics.core.storage import Storage
+from lightning_dynamics.core.understanding import understand
 
 Path = str | PathLike[str]
 

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_dynamics.core import objective
 from lightning_dynamics.core.batch_tree import replaced, tensors
@@ -53,11 +53,12 @@ class Experiments:
         self._offset = 0
         self.carries_state = False
         self.modes = Modes()
+        _give_statistics(module)
         self.first_loss = self.loss(self.whole)
         if moved:
             perturbed(module, torch.Generator().manual_seed(probe.seed))
             self._calibrate()
-        self.modes = compare_modes(module, lambda: self._loss(own_copy(self.whole)), self._output_now, self._reseed)
+        self.modes = compare_modes(module, lambda: self._loss(own_copy(self.whole)), self._output_now, self.reseed)
         self.modes.apply(module)
         self.carries_state = self._carries_state()
         self.base_loss = self.loss(self.whole)
@@ -91,7 +92,7 @@ class Experiments:
                 restore()
         seed_all(self.probe.seed + self._offset, *self.streams)
 
-    def _reseed(self, offset: int) -> None:
+    def reseed(self, offset: int) -> None:
         """Draw others from now on."""
         self._offset = offset
 
@@ -135,6 +136,13 @@ class Experiments:
                 continue
         return None
 
+    def is_random(self) -> bool:
+        """Whether the loss is another one with other random numbers, though dropout is off."""
+        self.reseed(1)
+        other = self.loss(self.whole)
+        self.reseed(0)
+        return other != self.base_loss
+
     @property
     def is_degenerate(self) -> bool:
         """Whether this point tells nothing: the loss is not finite."""
@@ -154,6 +162,15 @@ class Experiments:
         finally:
             for parameter, value in held:
                 parameter.data.copy_(value)
+
+
+def _give_statistics(module: nn.Module) -> None:
+    """Fixed statistics for batch normalisations that keep none: else the examples of a minibatch hang together."""
+    for layer in batchnorms(module):
+        if layer.running_mean is None and layer.running_var is None:
+            like = next(layer.parameters(), torch.empty(0))
+            layer._buffers["running_mean"] = torch.zeros(layer.num_features, dtype=like.dtype, device=like.device)
+            layer._buffers["running_var"] = torch.ones(layer.num_features, dtype=like.dtype, device=like.device)
 
 
 def own_copy(batch: Any) -> Any:

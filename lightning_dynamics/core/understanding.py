@@ -253,6 +253,12 @@ def _counter(
             return counter, False
     if is_sum(experiments.base_loss, parts):
         return EXAMPLES, True
+    if experiments.is_random():
+        experiments.notes.append(
+            "the loss draws random numbers in eval mode too, so parts of a minibatch do not add up to it; it is taken "
+            "for a mean over examples"
+        )
+        return EXAMPLES, False
     return None, False
 
 

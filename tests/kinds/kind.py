@@ -39,10 +39,10 @@ class Expected:
     """
 
     kind: Literal["multiclass", "binary", "multilabel", "regression", "tokens", "dense", "pairs", "unknown"]
-    output: Literal["logits", "probabilities", "log_probabilities", "values", "embeddings", "none"]
+    output: Literal["logits", "probabilities", "log_probabilities", "values", "embeddings", "unknown"]
     loss_unit: Literal["examples", "tokens", "weights", "batch", "sum"] = "examples"
-    inputs: tuple[int | str, ...] = (0,)
-    targets: int | str | None = 1
+    inputs: tuple[Any, ...] = (0,)
+    targets: Any = 1
     eval_differs: bool = False
     ignore_index: int | None = None
 

@@ -213,7 +213,7 @@ KINDS = (
         "the next word",
         NextWord,
         lambda: DataLoader(list(integers(WORDS, SIZE, STEPS)), BATCH),  # type: ignore[arg-type]
-        Expected("tokens", "logits", "tokens", inputs=(), targets=None),
+        Expected("tokens", "logits", inputs=((),), targets=()),
         *_NEXT_WORD,
     ),
     Kind(
@@ -227,14 +227,14 @@ KINDS = (
         "two views, NT-Xent",
         Contrastive,
         _views,
-        Expected("pairs", "embeddings", "batch", inputs=(0,), targets=None),
+        Expected("pairs", "embeddings", "batch", inputs=((0, 0), (0, 1)), targets=None),
         _contrastive_terms,
     ),
     Kind(
         "autoencoder on labelled data",
         Autoencoder,
         lambda: loader_of(*labelled()),
-        Expected("unknown", "embeddings", inputs=(0,), targets=None),
+        Expected("unknown", "values", inputs=(0,), targets=None),
         _reconstruction,
     ),
 )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from lightning_dynamics.core.batch_tree import at, replaced
 from tests.house.training import trainer
 from tests.kinds.kind import batches, doubled
 from tests.kinds.modules import KINDS
@@ -57,16 +57,8 @@ def test_the_loss_depends_on_the_items_that_are_named(name: str) -> None:
         assert not torch.isclose(kind.loss_terms(module, with_one_value(batch, item))[0], loss), item
 
 
-def with_one_value(batch: Any, item: int | str) -> Any:
-    """A copy in which every example has the first one's item; of views, the first view."""
-
-    def all_alike(value: Any) -> Any:
-        return [all_alike(value[0]), *value[1:]] if isinstance(value, list) else value[:1].expand_as(value)
-
-    if isinstance(batch, dict):
-        return batch | {str(item): all_alike(batch[str(item)])}
-    if is_dataclass(batch):
-        return replace(batch, **{str(item): all_alike(getattr(batch, str(item)))})  # type: ignore[type-var]
-    place = batch._fields.index(item) if isinstance(item, str) else item
-    items = [all_alike(value) if i == place else value for i, value in enumerate(batch)]
-    return type(batch)(*items) if hasattr(batch, "_fields") else items
+def with_one_value(batch: Any, item: Any) -> Any:
+    """A copy in which every example has the first one's item."""
+    path = item if isinstance(item, tuple) else (item,)
+    value = at(batch, path)
+    return replaced(batch, {path: value[:1].expand_as(value)})

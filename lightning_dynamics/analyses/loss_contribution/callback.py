@@ -22,6 +22,7 @@ from lightning_dynamics.analyses.loss_contribution.result import LossContributio
 from lightning_dynamics.analyses.loss_contribution.segment import Point, attribute_segment
 from lightning_dynamics.analyses.loss_contribution.summary import summarize
 from lightning_dynamics.core.context import Context
+from lightning_dynamics.core.isolation import Mode
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import LossFn, PredictFn, resolve_function
 from lightning_dynamics.core.probe import Probe
@@ -100,6 +101,8 @@ class LossContributionCallback(AnalysisCallback[LossContributionResult]):
         example_loss_fn: for ``per_class``: ``(module, batch) -> (losses (N,), classes (N,))``; by default the
             cross-entropy of what the module's ``forward`` returns.
         predict_fn: for ``per_class``: ``(module, batch) -> (logits, classes)``.
+        mode: ``"eval"``, or ``"train"``: as the module is trained, dropout too (the same draws at every event); batch
+            normalisation does as ``batchnorm`` says in both.
         seed: of the choice of examples and of frozen augmentation.
 
     Raises:
@@ -131,6 +134,7 @@ class LossContributionCallback(AnalysisCallback[LossContributionResult]):
         loss_fn: str | LossFn | None = None,
         example_loss_fn: str | ExampleLossFn | None = None,
         predict_fn: str | PredictFn | None = None,
+        mode: Mode = "eval",
         seed: int = 0,
         name: str | None = None,
         on_error: OnError = "warn",

@@ -19,6 +19,7 @@ from lightning_dynamics.analyses.vog.result import VoGResult, result_of
 from lightning_dynamics.analyses.vog.scoring import Measured, in_order, measure_minibatches
 from lightning_dynamics.analyses.vog.windows import Place, Plan, Window, parse_windows
 from lightning_dynamics.core.context import Context
+from lightning_dynamics.core.isolation import Mode
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import PredictFn, resolve_function
 from lightning_dynamics.core.storage import Storage
@@ -86,6 +87,7 @@ class VoGCallback(AnalysisCallback[VoGResult]):
         render_fn: what to show of an example: ``inputs -> (h, w, 3) uint8`` array or text; by default, inputs of one or
             three channels are shown as images.
         class_names: of the labels, from 0.
+        mode: ``"eval"``, as in the paper, or ``"train"``, where batch statistics make examples influence each other.
         seed: of the choice of examples, of frozen augmentation and of SmoothGrad's noise.
 
     Raises:
@@ -122,6 +124,7 @@ class VoGCallback(AnalysisCallback[VoGResult]):
         predict_fn: str | PredictFn | None = None,
         render_fn: str | RenderFn | None = None,
         class_names: list[str] | None = None,
+        mode: Mode = "eval",
         seed: int = 0,
         name: str | None = None,
         on_error: OnError = "warn",

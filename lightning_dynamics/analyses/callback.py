@@ -131,6 +131,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
             self.seed,
             self.loss_fn,
             self.predict_fn,
+            self.mode,
         )
         self._identity = {
             "data": self.data if isinstance(self.data, str) else type(self.data).__name__,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from lightning_dynamics.core.isolation import Mode
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import LossFn, PredictFn
 from lightning_dynamics.core.probe import Probe, probe_for, recorded_probe
@@ -30,6 +31,7 @@ class Wanted:
         seed: of the choice.
         loss_fn: the user's.
         predict_fn: the user's.
+        mode: of the analysis.
     """
 
     data: Any
@@ -40,6 +42,7 @@ class Wanted:
     seed: int
     loss_fn: LossFn | None
     predict_fn: PredictFn | None
+    mode: Mode
 
     def probes(
         self, trainer: Trainer, module: LightningModule, recorded: Sequence[Recorded] | None = None
@@ -78,7 +81,9 @@ class Wanted:
         size: its minibatches are as large as those of training.
         """
         probes = self.probes(trainer, module, recorded)
-        task, is_new = task_for(trainer, module, probes[0], loss_fn=self.loss_fn, predict_fn=self.predict_fn)
+        task, is_new = task_for(
+            trainer, module, probes[0], loss_fn=self.loss_fn, predict_fn=self.predict_fn, mode=self.mode
+        )
         if task.counter is None and task.loss_known and recorded is None:
             sizes = batch_sizes(trainer.train_dataloader if isinstance(self.data, str) else self.data)
             if len(sizes) == 1:

@@ -177,7 +177,7 @@ class _Look(Callback):
         self.task: Task | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        wanted = Wanted("train", None, _EXAMPLES, _EXAMPLES, 1, 0, None, None)
+        wanted = Wanted("train", None, _EXAMPLES, _EXAMPLES, 1, 0, None, None, "train")
         try:
             _, self.task, _ = wanted.understood(trainer, pl_module)
         except NoIndex:

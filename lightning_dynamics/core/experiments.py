@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import isfinite
 from typing import Any
 
@@ -14,6 +15,7 @@ from lightning_dynamics.core.batch_tree import replaced, tensors
 from lightning_dynamics.core.batchnorm import batchnorms
 from lightning_dynamics.core.calls import captured, first_tensor
 from lightning_dynamics.core.forward_call import likely_templates
+from lightning_dynamics.core.isolation import Mode
 from lightning_dynamics.core.modes import Modes, compare_modes
 from lightning_dynamics.core.module_state import plain_attributes, restores_of
 from lightning_dynamics.core.objective import LossFn, PredictFn
@@ -32,6 +34,8 @@ class Experiments:
         loss_fn: the user's.
         predict_fn: the user's.
         streams: the module's generators.
+        mode: in which the module is to be analysed. Train mode without dropout, and with the running statistics of
+            batch normalisation.
         moved: perturb the parameters first.
     """
 
@@ -43,6 +47,7 @@ class Experiments:
         predict_fn: PredictFn | None,
         streams: Sequence[Any],
         *,
+        mode: Mode,
         moved: bool,
     ) -> None:
         """Choose the examples, and run the loss once."""
@@ -58,8 +63,14 @@ class Experiments:
         if moved:
             perturbed(module, torch.Generator().manual_seed(probe.seed))
             self._calibrate()
-        self.modes = compare_modes(module, lambda: self._loss(own_copy(self.whole)), self._output_now, self.reseed)
+        modes = compare_modes(module, lambda: self._loss(own_copy(self.whole)), self._output_now, self.reseed)
+        # Where eval mode has no loss, train mode tells what can be known.
+        self.modes = replace(modes, as_trained=modes.as_trained and (mode == "train" or bool(modes.eval_fails)))
+        self.as_trained_only = modes.as_trained
         self.modes.apply(module)
+        if self.loss(self.whole) is None and modes.as_trained:
+            self.modes = modes
+            self.modes.apply(module)
         self.carries_state = self._carries_state()
         self.base_loss = self.loss(self.whole)
 
@@ -111,7 +122,8 @@ class Experiments:
 
     def loss_now(self, batch: Any) -> Tensor:
         """Of a batch, from the streams and the state as they are; raises what the module raises."""
-        return objective.loss(self.module, batch, self.loss_fn, manual=True)
+        with torch.enable_grad():  # some losses take gradients of their own
+            return objective.loss(self.module, batch, self.loss_fn, manual=True)
 
     def output(self, way: Way, batch: Any) -> Any:
         """The outputs on a batch; raises what the module raises."""

@@ -85,6 +85,19 @@ def select_layers(
     return {name: sub for name, sub in candidates.items() if name in chosen}
 
 
+def check_patterns(patterns: str | Sequence[str], argument: str) -> None:
+    """Refuse patterns that can match nothing in any module.
+
+    Raises:
+        ConfigurationError: none at all, or one that is no regular expression.
+    """
+    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not wanted:
+        raise ConfigurationError(f"`{argument}` is empty: give at least one pattern, e.g. '*'")
+    for pattern in wanted:
+        _matcher(pattern, argument)
+
+
 def _matcher(pattern: str, argument: str) -> Callable[[str], bool]:
     if not pattern.startswith("re:"):
         return lambda name: fnmatchcase(name, pattern)

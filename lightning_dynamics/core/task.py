@@ -68,6 +68,7 @@ class Task:
         module: name of its class.
         reading: how outputs and targets belong together.
         way: how outputs come about; None if nobody knows.
+        forward: how the module's own ``forward`` is called; None if there is no way.
         inputs: paths of the tensors that the outputs depend on.
         targets: path of what the loss compares the outputs with; None if there is no such item.
         mask: path of the flags that say which targets count.
@@ -88,6 +89,7 @@ class Task:
     module: str
     reading: Reading = field(default_factory=Reading)
     way: Way | None = None
+    forward: CallTemplate | None = None
     inputs: tuple[Path, ...] = ()
     targets: Path | None = None
     mask: Path | None = None
@@ -136,8 +138,8 @@ class Task:
         """
         if self.predict_fn is not None:
             return self.predict_fn(module, batch)
-        if self.way is not None and self.way.template is not None and not (self.way.name and not self.way.in_step):
-            return self.way.template(module, batch)
+        if self.forward is not None:
+            return self.forward(module, batch)
         if self.loss_known:
             return objective.training_step(module, batch)
         raise ConfigurationError(self._no_outputs())

@@ -14,14 +14,14 @@ from lightning_dynamics.core import objective
 from lightning_dynamics.core.batch_tree import LIST, Path, at, replaced, tensors
 from lightning_dynamics.core.calls import first_tensor
 from lightning_dynamics.core.experiments import Experiments, close, own_copy
-from lightning_dynamics.core.isolation import isolated
+from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.loss_terms import Part, class_weights_of, counters, held_vectors, is_mean_over, is_sum
 from lightning_dynamics.core.objective import LossFn, PredictFn
 from lightning_dynamics.core.outputs import Reading, read
 from lightning_dynamics.core.probe import Probe
 from lightning_dynamics.core.quiet import logging_disabled
 from lightning_dynamics.core.task import EXAMPLES, Counter, Task, Way
-from lightning_dynamics.core.ways import find_way
+from lightning_dynamics.core.ways import find_forward, find_way
 
 
 def understand(
@@ -30,6 +30,7 @@ def understand(
     *,
     loss_fn: LossFn | None = None,
     predict_fn: PredictFn | None = None,
+    mode: Mode = "eval",
 ) -> Task:
     """The task of a module on a probe's examples. Costs some 30 passes over eight of them.
 
@@ -38,13 +39,15 @@ def understand(
         probe: whose first minibatch is tried.
         loss_fn: the user's; None for ``training_step``.
         predict_fn: the user's.
+        mode: in which it is to be analysed: where eval mode is another function, inputs, targets and outputs may be
+            others, too.
     """
     task = Task(type(module).__name__, predict_fn=predict_fn)
     # At parameters with nothing special about them: zeros in a last layer would hide what it does. Where the loss is
     # not finite there, at those that the module has.
     for moved in (True, False):
         with isolated(module, mode="eval", seed=probe.seed) as streams, logging_disabled(module):
-            experiments = Experiments(module, probe, loss_fn, predict_fn, streams, moved=moved)
+            experiments = Experiments(module, probe, loss_fn, predict_fn, streams, mode=mode, moved=moved)
             task = task_of(experiments)
         if task.loss_known and not experiments.is_degenerate:
             break
@@ -57,16 +60,24 @@ _tasks: WeakKeyDictionary[Any, dict[Any, Task]] = WeakKeyDictionary()
 
 
 def task_for(
-    trainer: Any, module: Any, probe: Probe, *, loss_fn: LossFn | None, predict_fn: PredictFn | None
+    trainer: Any,
+    module: Any,
+    probe: Probe,
+    *,
+    loss_fn: LossFn | None,
+    predict_fn: PredictFn | None,
+    mode: Mode = "eval",
 ) -> tuple[Task, bool]:
     """The task that callbacks of one Trainer share, and whether it is new: found out just now."""
     known = _tasks.setdefault(trainer, {})
     data = "recorded" if probe.recorded is not None else id(probe.dataset)  # all are the beginning of one stream
     key = (id(module), data, id(probe.collate), loss_fn, predict_fn)
-    is_new = key not in known
+    is_new = (key, mode) not in known
     if is_new:
-        known[key] = understand(module, probe, loss_fn=loss_fn, predict_fn=predict_fn)
-    return known[key], is_new
+        task = understand(module, probe, loss_fn=loss_fn, predict_fn=predict_fn, mode=mode)
+        for own in (mode,) if task.as_trained_only else ("eval", "train"):  # the same for both, but for few modules
+            known[key, own] = task
+    return known[key, mode], is_new
 
 
 def release_tasks(trainer: Any) -> None:
@@ -91,10 +102,11 @@ def task_of(experiments: Experiments) -> Task:
     task = Task(
         type(experiments.module).__name__,
         way=way,
+        forward=find_forward(experiments, way),
         axes=experiments.sample.axes,
         differing=experiments.modes.differing,
         eval_fails=experiments.modes.eval_fails,
-        as_trained_only=experiments.modes.as_trained,
+        as_trained_only=experiments.as_trained_only,
         random=experiments.modes.random,
         carries_state=experiments.carries_state,
         predict_fn=experiments.predict_fn,

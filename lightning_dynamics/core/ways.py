@@ -34,14 +34,11 @@ def find_way(experiments: Experiments) -> tuple[Way | None, Tensor | None, list[
         templates = [CallTemplate.of(one, batch) for one in record.own]
         given = [path for one in templates if one is not None for path in one.consumed(batch)]
         return None, None, given
-    for template in likely_templates(experiments.module, experiments.whole):
-        way = Way(template)
-        try:
-            tensor = first_tensor(experiments.output(way, experiments.whole))
-        except Exception:
-            continue
-        if tensor is not None and tensor.is_floating_point():
-            return way, None, []
+    template = find_forward(experiments, None)
+    if template is not None and loss is None:
+        return Way(template), None, []
+    if template is not None and not record.outer:  # the loss is computed beside it, by functions alone
+        return Way(template), None, []
     return None, None, []
 
 
@@ -89,3 +86,17 @@ def _last_of_chain(calls: list[Call]) -> Call | None:
         if len(leading) < len(earlier) or any(gradient is None for gradient in found):
             return None
     return calls[-1]
+
+
+def find_forward(experiments: Experiments, way: Way | None) -> CallTemplate | None:
+    """How the module's own ``forward`` is called: as its loss calls it, else the first likely way that works."""
+    if way is not None and way.template is not None and not way.name:
+        return way.template
+    for template in likely_templates(experiments.module, experiments.whole):
+        try:
+            tensor = first_tensor(experiments.output(Way(template), experiments.whole))
+        except Exception:
+            continue
+        if tensor is not None and tensor.is_floating_point():
+            return template
+    return None

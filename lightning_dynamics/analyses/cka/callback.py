@@ -25,6 +25,7 @@ from lightning_dynamics.analyses.cka.structure import block_score, find_blocks
 from lightning_dynamics.core.checkpoints import at_checkpoint, short_names
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.isolation import Mode, isolated
+from lightning_dynamics.core.layers import check_patterns
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import PredictFn
 from lightning_dynamics.core.quiet import logging_disabled
@@ -144,6 +145,9 @@ class CKACallback(AnalysisCallback[CKAResult]):
                 raise ConfigurationError(
                     f"`{argument}={value}` is too few: HSIC₁ needs minibatches of {estimator.MIN_EXAMPLES} or more"
                 )
+        check_patterns(layers, "layers")
+        if reference_layers is not None:
+            check_patterns(reference_layers, "reference_layers")
         self.layers = layers
         self.reference_layers = reference_layers
         self.debiased = debiased

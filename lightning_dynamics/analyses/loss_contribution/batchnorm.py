@@ -47,8 +47,6 @@ def normalising(module: nn.Module, mode: BatchNormMode) -> Iterator[None]:
     network does; with ``"attributed"`` the gradient with respect to them is defined, too.
     """
     layers = batchnorms(module)
-    for layer in layers:
-        layer.training = False  # also where the rest of the module is in train mode
     with ExitStack() as stack:
         if mode == "batch":
             for layer in layers:

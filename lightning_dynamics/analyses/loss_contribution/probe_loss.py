@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_dynamics.analyses.loss_contribution.batchnorm import BatchNormMode, normalising
 from lightning_dynamics.analyses.loss_contribution.coordinates import Coordinates
+from lightning_dynamics.core.batchnorm import batchnorms
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.objective import LossFn, loss
 from lightning_dynamics.core.probe import Probe
@@ -101,6 +102,8 @@ def differentiable(
     statistics = [tensor for tensor in coordinates.tensors.values() if not isinstance(tensor, torch.nn.Parameter)]
     for tensor, is_wanted in zip(coordinates.tensors.values(), wanted, strict=True):
         tensor.requires_grad_(is_wanted)
+    for layer in batchnorms(context.module):
+        layer.training = False  # `batchnorm` says what they do, also where the rest of the module is in train mode
     try:
         with normalising(context.module, batchnorm):
             yield

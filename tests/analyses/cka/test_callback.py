@@ -250,7 +250,7 @@ def test_a_checkpoint_that_does_not_fit(tmp_path):
     run = fit(tmp_path, Wider(), vectors(), epochs=1)
     run.save_checkpoint(path := tmp_path / "wider.ckpt")
     with pytest.raises(ConfigurationError, match="(?s)`compare_to=.*wider.ckpt.*does not fit Task.*net.0.weight"):
-        fit(tmp_path, Task(mlp()), vectors(), callback(compare_to=path, on_error="warn"))
+        fit(tmp_path, Task(mlp()), vectors(), callback(compare_to=path, on_error="raise"))
 
 
 @pytest.mark.parametrize("content", ["text", "weights"])
@@ -261,7 +261,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path, content):
     else:
         torch.save({"net.0.weight": torch.zeros(3)}, path)
     with pytest.raises(ConfigurationError, match="`compare_to=.*file.ckpt.*no Lightning checkpoint"):
-        fit(tmp_path, Task(mlp()), vectors(), callback(compare_to=path, on_error="warn"))
+        fit(tmp_path, Task(mlp()), vectors(), callback(compare_to=path, on_error="raise"))
 
 
 def test_a_checkpoint_removed_before_training(tmp_path):

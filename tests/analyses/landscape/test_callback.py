@@ -340,7 +340,7 @@ def test_a_rehearsal_takes_place_though_there_is_no_trajectory_yet(tmp_path: Pat
     trainer(tmp_path, [callback], fast_dev_run=True).fit(Classifier(), data())
     assert callback.last_result.loss.shape == (3, 3)
     with pytest.raises(ConfigurationError, match="2 training steps"):
-        callback = LandscapeCallback("pca", resolution=3, num_examples=8)
+        callback = LandscapeCallback("pca", resolution=3, num_examples=8, on_error="raise")
         trainer(tmp_path, [callback], max_steps=1).fit(Classifier(), data())
 
 

@@ -329,7 +329,13 @@ def test_dropout_has_one_mask_for_loss_and_accuracy(network: Network) -> None:
         return (module(batch[0]).argmax(1) != batch[1]).float().mean()
 
     found = evaluate_line(
-        network, error_rate, batches(64), {"head.weight": torch.randn(3, 96)}, [0.0, 0.1, 0.2], dropout="fixed"
+        network,
+        error_rate,
+        batches(64),
+        {"head.weight": torch.randn(3, 96)},
+        [0.0, 0.1, 0.2],
+        predict_fn=lambda module, batch: (module(batch[0]), batch[1]),
+        dropout="fixed",
     )
     assert found.accuracy is not None and torch.allclose(found.loss, 1 - found.accuracy)
 

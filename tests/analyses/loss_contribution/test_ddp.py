@@ -182,4 +182,4 @@ def test_a_minibatch_that_one_process_refuses(tmp_path: Path, count: int) -> Non
             super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(50, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).double())
 
     with pytest.raises(Exception, match="batch_size|another process"):
-        R.fit(tmp_path, Flat(), R.images(64), R.callback(num_examples=count, on_error="warn"), max_steps=2, **TWO)
+        R.fit(tmp_path, Flat(), R.images(64), R.callback(num_examples=count, on_error="raise"), max_steps=2, **TWO)

@@ -96,6 +96,8 @@ def _put_back_items(container: Any, items: Any) -> None:
 
 def restore_of_tensor(tensor: Tensor) -> Restore | None:
     """How a tensor gets its storage, values and version back; None where there is nothing to put back."""
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # kept from inside a transform: nothing can write to it
+        return None
     if tensor.is_meta or tensor.layout is not torch.strided:
         return None
     if nn.parameter.is_lazy(tensor):

@@ -660,3 +660,17 @@ def test_cuda_is_not_started() -> None:
     with isolated(nn.Linear(1, 1), seed=0):
         pass
     assert not torch.cuda.is_initialized()
+
+
+def test_tensors_kept_from_inside_a_transform_are_left_alone(net: Net) -> None:
+    """``torch.func`` leaves wrappers that nobody can read: an attention map kept for a picture, say."""
+
+    def kept(weight: Tensor) -> Tensor:
+        net.kept = weight.tanh()  # type: ignore[assignment]
+        return net.kept.sum()
+
+    torch.func.grad(kept)(torch.ones(3))
+    held = net.kept
+    with isolated(net):
+        net.kept = None  # type: ignore[assignment]
+    assert net.kept is held

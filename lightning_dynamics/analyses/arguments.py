@@ -60,10 +60,12 @@ COMMON: dict[str, Argument] = {
     ),
     "predict_fn": Argument("str | PredictFn | None", f"``(module, batch) -> (logits, targets)``, {_FUNCTION}."),
     "mode": Argument(
-        "Mode",
-        '``"eval"`` or ``"train"``: the flag that every submodule has during the analysis.',
-        lambda value: value in ("eval", "train"),
-        "'eval' or 'train'",
+        "Mode | None",
+        '``"eval"`` or ``"train"``: the flags that the submodules have during the analysis; ``"train"`` as the module '
+        'is trained. None for ``"eval"``, unless that makes another function (dropout and batch normalisation aside): '
+        "then it must be said.",
+        lambda value: value in ("eval", "train", None),
+        "'eval', 'train' or None",
     ),
     "seed": Argument("int", "of the choice of examples, and of whatever is random in the analysis."),
     "name": Argument("str | None", "tells several of these apart in the loggers: ``{group}/{name}/…``."),

@@ -101,7 +101,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
     ) -> None:
         """Store and check the common arguments."""
         super().__init__()
-        defaults: dict[str, Any] = {"second_data": None, "mode": "eval", "loss_fn": None, "predict_fn": None}
+        defaults: dict[str, Any] = {"second_data": None, "mode": None, "loss_fn": None, "predict_fn": None}
         given = defaults | {name: arguments[name] for name in COMMON if name in arguments} | instead
         check(given)
         self.data: Data = given["data"]
@@ -114,7 +114,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         self.at_end: bool = given["at_end"]
         self.loss_fn: LossFn | None = resolve_function(given["loss_fn"], "loss_fn")
         self.predict_fn: PredictFn | None = resolve_function(given["predict_fn"], "predict_fn")
-        self.mode: Mode = given["mode"]
+        self.mode: Mode = given["mode"] or "eval"
         self.seed: int = given["seed"]
         self.name: str | None = given["name"]
         self.on_error: OnError = given["on_error"]
@@ -131,7 +131,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
             self.seed,
             self.loss_fn,
             self.predict_fn,
-            self.mode,
+            given["mode"],
         )
         self._identity = {
             "data": self.data if isinstance(self.data, str) else type(self.data).__name__,
@@ -245,19 +245,20 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
                 self._task, self.loss_fn = task, task.mean_loss(self._wanted.loss_fn)
                 if is_new:
                     tell(str(task))
+                self._wanted.require_mode(task)
                 self.prepare(self._context(trainer, module, moment, streams))
         except NoIndex as missing:
             error = missing
             self._waits = self._recorded is None
         except Exception as caught:
-            error = explained(caught, task, self.mode, self.data)
+            error = explained(caught, task, self.data)
         if Ranks.of(trainer).any(self._waits):
             self._waits = True
             return
         self._ready = not self._failed(trainer, error)
         if error is not None:
             self.refusal = str(error) if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {error}"
-        told = "" if task is None or not self._ready else advice(task, self.mode)
+        told = "" if task is None or not self._ready else advice(task)
         if told and trainer.is_global_zero:
             warnings.warn(f"{self.speaker}: {told}", stacklevel=2)
         if self._ready and self._history.step is None and self._due(moment):

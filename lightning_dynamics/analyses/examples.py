@@ -31,7 +31,7 @@ class Wanted:
         seed: of the choice.
         loss_fn: the user's.
         predict_fn: the user's.
-        mode: of the analysis.
+        mode: of the analysis; None if it was not said.
     """
 
     data: Any
@@ -42,7 +42,7 @@ class Wanted:
     seed: int
     loss_fn: LossFn | None
     predict_fn: PredictFn | None
-    mode: Mode
+    mode: Mode | None
 
     def probes(
         self, trainer: Trainer, module: LightningModule, recorded: Sequence[Recorded] | None = None
@@ -82,7 +82,7 @@ class Wanted:
         """
         probes = self.probes(trainer, module, recorded)
         task, is_new = task_for(
-            trainer, module, probes[0], loss_fn=self.loss_fn, predict_fn=self.predict_fn, mode=self.mode
+            trainer, module, probes[0], loss_fn=self.loss_fn, predict_fn=self.predict_fn, mode=self.mode or "eval"
         )
         if task.counter is None and task.loss_known and recorded is None:
             sizes = batch_sizes(trainer.train_dataloader if isinstance(self.data, str) else self.data)
@@ -94,6 +94,20 @@ class Wanted:
             probes = [_of_one_size(probe) for probe in probes]
         return probes, task, is_new
 
+    def require_mode(self, task: Task) -> None:
+        """Ask for the mode where it makes a difference that nobody can decide for the user.
+
+        Raises:
+            ConfigurationError: eval mode is another function, or none.
+        """
+        if self.mode is not None or not task.as_trained_only:
+            return
+        layers = task.eval_fails or f"{', '.join(task.differing)} differ"
+        raise ConfigurationError(
+            f"in eval mode {task.module} is another function than the one that is trained ({layers}): say which to "
+            "analyse, `mode='train'` for what is trained (the same random numbers at every event), or `mode='eval'`"
+        )
+
 
 def _of_one_size(probe: Probe) -> Probe:
     """Without a smaller last minibatch."""
@@ -102,44 +116,23 @@ def _of_one_size(probe: Probe) -> Probe:
     return probe if len(kept) == len(probe.batches) else replace(probe, batches=kept, terms={}, _kept={})
 
 
-def advice(task: Task, mode: str) -> str:
+def advice(task: Task) -> str:
     """What the user should know before numbers are shown; "" if nothing."""
-    texts = []
-    if task.keeps_state:
-        texts.append(
-            f"`training_step` of {task.module} changes something that cannot be put back: a second run of it differs "
-            "from the first, so training beside an analysis may differ too; keep such state in the module"
-        )
-    layers = ", ".join(task.differing)
-    if mode == "eval" and task.eval_fails:
-        texts.append(
-            f"in eval mode {task.module} fails or puts out something else ({task.eval_fails}): pass `mode='train'`"
-        )
-    elif mode == "eval" and task.as_trained_only:
-        texts.append(
-            f"in eval mode {task.module} is another function than the one that is trained ({layers} differ), and the "
-            "numbers are those of eval mode: pass `mode='train'` for what is trained"
-        )
-    return "; ".join(texts)
+    if not task.keeps_state:
+        return ""
+    return (
+        f"`training_step` of {task.module} changes something that cannot be put back: a second run of it differs from "
+        "the first, so training beside an analysis may differ too; keep such state in the module"
+    )
 
 
-def explained(error: Exception, task: Task | None, mode: str, data: Any) -> Exception:
-    """The error of a preparation; in words where the mode, or other data than those of training, may be the reason."""
-    if task is None or isinstance(error, ConfigurationError):
+def explained(error: Exception, task: Task | None, data: Any) -> Exception:
+    """The error of a preparation; in words where data other than those of training may be the reason."""
+    if task is None or isinstance(error, ConfigurationError) or task.loss_known or isinstance(data, str):
         return error
-    what = f"{type(error).__name__}: {error}"
-    if mode == "eval" and (task.eval_fails or task.as_trained_only):
-        told = (
-            f"in eval mode {task.module} is another function than the one that is trained, and fails here ({what}): "
-            "pass `mode='train'`"
-        )
-    elif not task.loss_known and not isinstance(data, str):
-        told = (
-            f"{task.module} fails on a minibatch of `data` ({what}), which must be as those of training are: pass "
-            "`data='train'`, or a DataLoader with the same `collate_fn`"
-        )
-    else:
-        return error
-    refused = ConfigurationError(told)
+    refused = ConfigurationError(
+        f"{task.module} fails on a minibatch of `data` ({type(error).__name__}: {error}), which must be as those of "
+        "training are: pass `data='train'`, or a DataLoader with the same `collate_fn`"
+    )
     refused.__cause__ = error
     return refused

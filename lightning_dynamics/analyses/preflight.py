@@ -85,7 +85,7 @@ class Preflight:
         if task.random:
             lines.append(f"  random in train mode: {', '.join(task.random)}")
         lines += [f"  not known: {note}" for note in task.notes]
-        told = advice(task, "eval")
+        told = advice(task)
         lines += [f"  {told}"] if told else []
         for one in self.callbacks:
             lines.append(f"{one.callback}: " + ("works" if one.works else f"rests: {one.reason}"))

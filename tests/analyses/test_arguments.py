@@ -65,7 +65,7 @@ def test_common_arguments_become_attributes(cls: type) -> None:
         ({"num_examples": True}, "got True"),
         ({"batch_size": 2.5}, "`batch_size` must be a whole number from 1 up, got 2.5"),
         ({"every_n_epochs": 0}, "`every_n_epochs` must be a whole number from 1 up, or None for never, got 0"),
-        ({"mode": "test"}, "`mode` must be 'eval' or 'train', got 'test'"),
+        ({"mode": "test"}, "`mode` must be 'eval', 'train' or None, got 'test'"),
         ({"on_error": "ignore"}, "`on_error` must be 'warn' or 'raise', got 'ignore'"),
     ],
 )

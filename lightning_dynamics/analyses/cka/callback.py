@@ -118,7 +118,7 @@ class CKACallback(AnalysisCallback[CKAResult]):
         at_start: bool = False,
         at_end: bool = True,
         predict_fn: str | PredictFn | None = None,
-        mode: Mode = "eval",
+        mode: Mode | None = None,
         seed: int = 0,
         name: str | None = None,
         on_error: OnError = "warn",

@@ -116,7 +116,7 @@ class CriticalPointsCallback(AnalysisCallback[CriticalPointsResult]):
         every_n_train_steps: int | None = None,
         at_start: bool = False,
         at_end: bool = True,
-        mode: Mode = "eval",
+        mode: Mode | None = None,
         seed: int = 0,
         name: str | None = None,
         on_error: OnError = "warn",
@@ -159,7 +159,16 @@ class CriticalPointsCallback(AnalysisCallback[CriticalPointsResult]):
         if self.trajectory is not None:
             Recorder(self.memory, self.trajectory).resume()
         with in_double(context.module):
-            self._surface(context).check(self.parameters)
+            try:
+                self._surface(context).check(self.parameters)
+            except RuntimeError as error:
+                if "Double" not in str(error) and "double" not in str(error):
+                    raise
+                raise ConfigurationError(
+                    f"a search needs float64, in which the loss of {type(context.module).__name__} fails ({error}): "
+                    "have it make its tensors in the dtype of its inputs (`torch.zeros_like(x)`), or give a `loss_fn` "
+                    "that does"
+                ) from error
 
     # ---- an event ------------------------------------------------------------------------------------------
 

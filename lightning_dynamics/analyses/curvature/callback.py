@@ -114,7 +114,7 @@ class CurvatureCallback(AnalysisCallback[CurvatureResult]):
         every_n_train_steps: int | None = None,
         at_start: bool = False,
         at_end: bool = True,
-        mode: Mode = "eval",
+        mode: Mode | None = None,
         seed: int = 0,
         name: str | None = None,
         on_error: OnError = "warn",

@@ -29,6 +29,7 @@ from lightning_dynamics.analyses.fingerprint.journal import DigestsByKind, Journ
 from lightning_dynamics.core.checks import check_count, warn_of_failure
 from lightning_dynamics.core.distributed import require_whole_model
 from lightning_dynamics.core.lightning import Callback, ConfigurationError, steps_taken
+from lightning_dynamics.core.module_state import require_materialized
 from lightning_dynamics.core.parameters import select_parameters
 from lightning_dynamics.panels import Table
 from lightning_dynamics.publishing import Event, publish
@@ -224,6 +225,7 @@ class FingerprintCallback(Callback):
     # ---- one record ----------------------------------------------------------------------------------------
 
     def _begin(self, trainer: Trainer, module: LightningModule) -> None:
+        require_materialized(module)
         restored, self._restored = self._restored, False
         self._final = ""
         self._tensors = ModuleTensors.of(module, self.parameters)

@@ -128,7 +128,7 @@ class LandscapeCallback(AnalysisCallback[LandscapeResult]):
         at_end: bool = True,
         loss_fn: str | LossFn | None = None,
         predict_fn: str | PredictFn | None = None,
-        mode: Mode = "eval",
+        mode: Mode | None = None,
         seed: int = 0,
         name: str | None = None,
         on_error: OnError = "warn",
@@ -174,7 +174,7 @@ class LandscapeCallback(AnalysisCallback[LandscapeResult]):
             float(weight_decay),
             "auto" if batch_size is None else None,
             channels_last,
-            mode=mode,
+            mode=self.mode,
         )
 
     # ---- before training -----------------------------------------------------------------------------------

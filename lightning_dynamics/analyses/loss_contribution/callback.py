@@ -134,7 +134,7 @@ class LossContributionCallback(AnalysisCallback[LossContributionResult]):
         loss_fn: str | LossFn | None = None,
         example_loss_fn: str | ExampleLossFn | None = None,
         predict_fn: str | PredictFn | None = None,
-        mode: Mode = "eval",
+        mode: Mode | None = None,
         seed: int = 0,
         name: str | None = None,
         on_error: OnError = "warn",

@@ -124,7 +124,7 @@ class VoGCallback(AnalysisCallback[VoGResult]):
         predict_fn: str | PredictFn | None = None,
         render_fn: str | RenderFn | None = None,
         class_names: list[str] | None = None,
-        mode: Mode = "eval",
+        mode: Mode | None = None,
         seed: int = 0,
         name: str | None = None,
         on_error: OnError = "warn",

@@ -147,6 +147,7 @@ class Watched(LossContributionCallback):
 def callback(**options: Any) -> Watched:
     """On 20 examples in minibatches of 8, 8 and 4, after every step."""
     settings = {"num_examples": 20, "batch_size": 8, "every_n_epochs": None, "at_end": True, "on_error": "raise"}
+    settings["mode"] = "eval"  # some modules here are others in train mode
     return Watched(**settings | options)
 
 

@@ -242,8 +242,7 @@ def test_weight_decay_alone_moves_them(tmp_path: Path) -> None:
             return loss if not self.training else 0 * loss
 
     module = NoLoss(R.mlp(), lambda p: torch.optim.SGD(p, 0.1, weight_decay=0.5))
-    with pytest.warns(UserWarning, match="another function.*mode='train'"):
-        R.fit(tmp_path, module, R.vectors(), watched, spy)
+    R.fit(tmp_path, module, R.vectors(), watched, spy)
     R.assert_close(spy.points[1]["net.0.weight"], 0.95 * spy.points[0]["net.0.weight"])
     agrees(watched.last_result, R.loss_on(module, watched.probe_batches), spy.points)
     assert all(value for value in watched.last_result.totals.values())

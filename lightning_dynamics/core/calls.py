@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
+from torch.utils._pytree import tree_map
 from torchmetrics import Metric, MetricCollection
 
 from lightning_dynamics.core.batch_tree import Path, at, tensors, walk
@@ -123,8 +124,7 @@ def captured(module: nn.Module, name: str, number: int, *, copies: bool = False)
 
 
 def _copied(output: Any) -> Any:
-    tensor = first_tensor(output)
-    return None if tensor is None else tensor.clone()
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, output)
 
 
 def first_tensor(output: Any) -> Tensor | None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate, default_convert
 
-from lightning_dynamics.core.batch_tree import LIST, Axes, at, example_axes, rows, tensors
+from lightning_dynamics.core.batch_tree import Axes, Axis, Path, at, example_axes, rows, tensors, walk
+from lightning_dynamics.core.random_state import seed_all
 
 Collate = Callable[[list[Any]], Any]
 
@@ -29,13 +30,13 @@ def sizes_to_compare(count: int) -> list[int]:
 
 
 def row_order(collate: Collate, items: Sequence[Any], data: Any) -> tuple[int, ...] | None:
-    """For each row of a collated batch the place of its example among ``items``; None if rows are no examples.
+    """For each row of a collated batch the place of its example among ``items``; None if nobody can tell.
 
     Found out by collating the same examples backwards; where the rows do not follow, by collating each one alone and
-    looking for its row.
+    looking for its row; where the function draws random numbers, or rows look alike, by exchanging examples.
 
     Args:
-        collate: the function.
+        collate: the function. Global random streams and its generators are moved: the caller preserves them.
         items: the examples; they are copied, since some functions change them.
         data: what it made of them.
     """
@@ -46,6 +47,10 @@ def row_order(collate: Collate, items: Sequence[Any], data: Any) -> tuple[int, .
     def collated(places: Sequence[int]) -> Any:
         return collate([copy.deepcopy(items[place]) for place in places])
 
+    def same_draws(places: Sequence[int]) -> Any:
+        seed_all(0, collate)
+        return collated(places)
+
     kept = list(range(count))
     axes = _axes(collated, kept)
     if not axes:  # rows are not as many as examples: are some dropped?
@@ -54,14 +59,63 @@ def row_order(collate: Collate, items: Sequence[Any], data: Any) -> tuple[int, .
     if not axes:
         return None
     again, backwards = collated(kept), collated(kept[::-1])
-    fixed = {path: axis for path, axis in axes.items() if _alike(at(again, path), at(data, path))}
-    telling = {path: axis for path, axis in fixed.items() if len(kept) > 1}
-    if not telling:
-        return None
+    telling = {path: axis for path, axis in axes.items() if _alike(at(again, path), at(data, path))}
+    if telling:
+        order = _told(collated, kept, data, backwards, telling)
+        if order is not None:
+            return order
+    return tuple(kept) if _each_row_is_its_own(same_draws, kept, axes) else None
+
+
+def _told(
+    collated: Callable[[Sequence[int]], Any], kept: list[int], data: Any, backwards: Any, telling: Axes
+) -> tuple[int, ...] | None:
+    """The order, from tensors that are the same each time; None if they do not tell."""
     turned = rows(data, telling, range(len(kept))[::-1])
     if all(_alike(at(turned, path), at(backwards, path)) for path in telling):
-        return tuple(kept)
-    return _matched(collated, kept, data, fixed)
+        # All rows look alike, say: then the examples are, or what tells them apart was not looked at.
+        is_mirrored = all(_alike(at(turned, path), at(data, path)) for path in telling)
+        if not is_mirrored or _covers(telling, data):
+            return tuple(kept)
+        return None
+    return _matched(collated, kept, data, telling)
+
+
+def _covers(telling: Axes, data: Any) -> bool:
+    """Whether there is no tensor beside those that tell."""
+    return all(any(path[: len(own)] == own for own in telling) for path in tensors(data))
+
+
+def _each_row_is_its_own(same_draws: Callable[[Sequence[int]], Any], kept: Sequence[int], axes: Axes) -> bool:
+    """Whether row i is made of example i alone, the random numbers aside.
+
+    Half of the examples are replaced by one of them, from the same seed: a row stays as it was if and only if its own
+    example has stayed. The halves are such that any two examples are parted.
+    """
+    alone = {place: same_draws([place]) for place in kept}
+    lengths = {place: sum(tensor.numel() for tensor in tensors(one).values()) for place, one in alone.items()}
+    standing_in = max(kept, key=lambda place: lengths[place])  # the longest: padding stays as it is
+    before = same_draws(kept)
+    changed = {row for row, place in enumerate(kept) if _wholly_alike(alone[place], alone[standing_in])}
+    for bit in range(max(1, (len(kept) - 1).bit_length())):
+        for half in (0, 1):
+            goes = [row >> bit & 1 == half for row in range(len(kept))]
+            after = same_draws([standing_in if gone else place for gone, place in zip(goes, kept, strict=True)])
+            for row, gone in enumerate(goes):
+                stays = all(
+                    _alike(_row(before, path, axis, row), _row(after, path, axis, row)) for path, axis in axes.items()
+                )
+                if not gone and not stays:
+                    return False
+                changed |= {row} if not stays else set()
+    return len(changed) == len(kept)
+
+
+def _row(data: Any, path: Path, axis: Axis, row: int) -> Any:
+    node = at(data, path)
+    if isinstance(axis, int):
+        return node.select(axis, row) if row < node.shape[axis] else None
+    return node[row] if row < len(node) else None
 
 
 def _axes(collated: Callable[[Sequence[int]], Any], kept: Sequence[int]) -> Axes:
@@ -96,24 +150,42 @@ def _matched(
     collated: Callable[[Sequence[int]], Any], kept: Sequence[int], data: Any, axes: Axes
 ) -> tuple[int, ...] | None:
     """Each row's example, by what the example looks like alone; equal examples may stand for each other."""
-    found: dict[int, int] = {}
+    alone, fitting = {}, {}
     for place in kept:
         try:
-            alone = collated([place])
+            alone[place] = collated([place])
         except Exception:
             return None
         fits = torch.ones(len(kept), dtype=torch.bool)
         for path, axis in axes.items():
-            if axis is LIST:
-                one = at(alone, path)
-                fits &= torch.tensor([_alike(row, one[0]) for row in at(data, path)])
+            node, one = at(data, path), at(alone[place], path)
+            if isinstance(axis, int):
+                fits &= _rows_like(node, one, axis)
             else:
-                fits &= _rows_like(at(data, path), at(alone, path), int(str(axis)))
-        row = next((row for row in torch.nonzero(fits)[:, 0].tolist() if row not in found), None)
-        if row is None:
+                fits &= torch.tensor([_alike(row, one[0]) for row in node])
+        fitting[place] = set(torch.nonzero(fits)[:, 0].tolist())
+    found: dict[int, int] = {}
+    while fitting:  # the beginning of a longer example fits in several rows: first those that fit in one
+        place = min(fitting, key=lambda place: len(fitting[place]))
+        free = fitting.pop(place)
+        if not free:
             return None
-        found[row] = place
+        same = [other for other, own in fitting.items() if own == free]
+        if len(free) > 1 and not (
+            len(same) + 1 == len(free) and all(_wholly_alike(alone[place], alone[other]) for other in same)
+        ):
+            return None
+        found[min(free)] = place
+        fitting = {other: own - {min(free)} for other, own in fitting.items()}
     return tuple(found[row] for row in range(len(kept)))
+
+
+def _wholly_alike(a: Any, b: Any) -> bool:
+    """Whether two batches of one example are the same, so that it does not matter which is which."""
+    nodes, others = dict(walk(a)), dict(walk(b))
+    return nodes.keys() == others.keys() and all(
+        _alike(node, others[path]) for path, node in nodes.items() if isinstance(node, Tensor | str | int | float)
+    )
 
 
 def _rows_like(whole: Tensor, alone: Tensor, axis: int) -> Tensor:

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning
-from torch.utils.data import SequentialSampler, SubsetRandomSampler
+from torch.utils.data import DistributedSampler, RandomSampler, SequentialSampler, SubsetRandomSampler
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -122,11 +122,30 @@ def sampled_indices(loader: Any, trainer: Trainer | None = None) -> tuple[int, .
     indices = tuple(map(int, sampler.indices)) if isinstance(sampler, SubsetRandomSampler) else None
     if trainer is None or indices is not None:
         return indices
-    limit, batch_size = trainer.num_training_batches, getattr(loader.batch_sampler, "batch_size", None)
+    limit, batch_size = batches_of_an_epoch(trainer, loader), getattr(loader.batch_sampler, "batch_size", None)
     in_order = isinstance(sampler, SequentialSampler) or getattr(outer, "shuffle", True) is False
-    if not in_order or batch_size is None or limit == float("inf") or limit >= len(loader):
+    if not in_order or batch_size is None or limit is None:
         return None
-    return tuple(range(min(len(loader.dataset), int(limit) * batch_size * trainer.world_size)))
+    return tuple(range(min(len(loader.dataset), limit * batch_size)))
+
+
+def batches_of_an_epoch(trainer: Trainer, loader: Any) -> int | None:
+    """Where ``overfit_batches`` or ``limit_train_batches`` cuts the epochs: batches of one, over all processes."""
+    limit = trainer.num_training_batches
+    return None if limit == float("inf") or limit >= len(loader) else int(limit) * trainer.world_size
+
+
+def undistributed(sampler: Any, dataset: Any) -> Any:
+    """The sampler that Lightning has replaced by one that draws a process's share; any other as it is.
+
+    Private attribute, checked on Lightning 2.5.1 and 2.6.6.
+    """
+    if not isinstance(sampler, DistributedSampler):
+        return sampler
+    wrapped = getattr(sampler.dataset, "_sampler", None)
+    if wrapped is not None:
+        return wrapped
+    return RandomSampler(dataset) if sampler.shuffle else SequentialSampler(dataset)
 
 
 def to_device(trainer: Trainer, module: LightningModule, batch: Any) -> Any:

@@ -69,6 +69,7 @@ class Probe:
         seed: of frozen augmentation.
         default_dtype: while examples are read: an analysis in float64 would draw other augmentations.
         recorded: the minibatches, where they were recorded.
+        bucketed: only examples of one minibatch go together, as the user's batch sampler says.
         terms: of the loss, per task and minibatch, as far as they have been counted.
     """
 
@@ -80,6 +81,7 @@ class Probe:
     seed: int
     default_dtype: torch.dtype = field(default_factory=torch.get_default_dtype)
     recorded: Sequence[Any] | None = None
+    bucketed: bool = False
     terms: dict[Any, float] = field(default_factory=dict, repr=False)
     _kept: dict[int, _Read] = field(default_factory=dict, repr=False)
 
@@ -108,10 +110,8 @@ class Probe:
         """
         if self.recorded is not None:
             return None, len(self.batches[0])
-        indices = self.batches[0]
-        if len(indices) == 1 and len(self.batches) > 1:
-            indices = tuple(index for batch in self.batches[:count] for index in batch)
-        indices = indices[:count]
+        together = self.batches[:1] if self.bucketed else self.batches[:count]
+        indices = [index for batch in together for index in batch][:count]
         with self._frozen(0):
             items = [self.dataset[index] for index in indices]
             if not keeps_order(self.collate):
@@ -145,7 +145,7 @@ class Probe:
     def _read(self, number: int) -> _Read:
         order: tuple[int, ...] | None = tuple(range(len(self.batches[number])))
         if self.recorded is not None:
-            placed = read = self.recorded[number]
+            placed = read = copy.deepcopy(self.recorded[number])  # the recorded one itself is never handed out
         else:
             with self._frozen(number):
                 items = [self.dataset[index] for index in self.batches[number]]
@@ -225,6 +225,7 @@ def probe_for(
             source.collate,
             lambda batch: to_device(trainer, module, batch),
             seed=seed,
+            bucketed=source.buckets is not None,
         )
     return shared[key]
 
@@ -284,7 +285,9 @@ def probe_without_trainer(
         return tree_map(moved, batch)
 
     batches = source.minibatches(num_examples, batch_size, seed, 1)
-    return Probe(source.dataset, source.name, batches, source.collate, place, seed=seed)
+    return Probe(
+        source.dataset, source.name, batches, source.collate, place, seed=seed, bucketed=source.buckets is not None
+    )
 
 
 def release_probes(trainer: Trainer) -> None:

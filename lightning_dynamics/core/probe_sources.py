@@ -11,8 +11,14 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, default_collate
 
 from lightning_dynamics.core.collating import Collate
-from lightning_dynamics.core.lightning import ConfigurationError, sampled_indices, validation_loaders
-from lightning_dynamics.core.random_state import preserved_random_state
+from lightning_dynamics.core.lightning import (
+    ConfigurationError,
+    batches_of_an_epoch,
+    sampled_indices,
+    undistributed,
+    validation_loaders,
+)
+from lightning_dynamics.core.random_state import preserved_random_state, seed_all
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -99,8 +105,13 @@ def resolve(trainer: Trainer | None, data: Any, argument: str) -> Source:
         collate = source.collate_fn if source.batch_sampler is not None else default_collate
         if indexed:
             population = sampled_indices(source, trainer if name == "train" and is_word else None)
-            buckets = _buckets(source)
+            buckets = _buckets(source, trainer if name == "train" and is_word else None)
         source = source.dataset
+    elif is_word:  # whatever it is, and with or without an index: it hands out minibatches
+        raise no_index(
+            f"`{argument}={name!r}` is a {type(source).__name__}, which hands out whole minibatches: its examples have "
+            f"no index to choose by; pass a map-style Dataset (`{argument}=Dataset`) of a few hundred examples instead"
+        )
     if isinstance(source, IterableDataset) or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
         raise no_index(
             f"`{argument}={data if is_word else name!r}` is a {type(source).__name__}: its examples have no index to "
@@ -128,16 +139,30 @@ def _found(trainer: Trainer | None, data: Any, argument: str) -> tuple[str, Any]
     return data, source
 
 
-def _buckets(loader: DataLoader[Any]) -> tuple[tuple[int, ...], ...] | None:
-    """The minibatches of a batch sampler of the user's own, drawn from a copy of it; None for torch's."""
+def _buckets(loader: DataLoader[Any], trainer: Trainer | None) -> tuple[tuple[int, ...], ...] | None:
+    """The minibatches of a batch sampler of the user's own, drawn from a copy of it; None for torch's.
+
+    Where a Trainer is given, and cuts every epoch short, those that epochs begin with, if they are always the same.
+    """
     sampler = loader.batch_sampler
     if sampler is None or type(sampler) is BatchSampler or type(sampler).__module__.startswith("lightning"):
         return None
     try:
-        with preserved_random_state(sampler):
-            drawn = [
-                tuple(int(index) for index in batch) for batch in islice(iter(copy.deepcopy(sampler)), _MOST_BUCKETS)
-            ]
+        drawn = _drawn(loader, seed=0)
+        most = batches_of_an_epoch(trainer, loader) if trainer is not None else None
+        if most is not None and drawn == _drawn(loader, seed=1):
+            drawn = drawn[:most]
     except Exception:  # no copy can be made, or it hands out no numbers: examples are chosen one by one
         return None
     return tuple(batch for batch in drawn if batch) or None
+
+
+def _drawn(loader: DataLoader[Any], seed: int) -> list[tuple[int, ...]]:
+    """What a batch sampler would draw, from a seed: the same in every process, and however far training has come."""
+    data = loader.dataset
+    sampler: Any = copy.deepcopy(loader.batch_sampler, {id(data): data})
+    with preserved_random_state():
+        seed_all(seed, sampler)
+        if hasattr(sampler, "sampler"):
+            sampler.sampler = undistributed(sampler.sampler, data)
+        return [tuple(int(index) for index in batch) for batch in islice(iter(sampler), _MOST_BUCKETS)]

@@ -10,9 +10,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
-from lightning_dynamics.core.batch_tree import tensors, walk
+from lightning_dynamics.core.batch_tree import Path, tensors, walk
 from lightning_dynamics.core.distributed import Ranks
 from lightning_dynamics.core.lightning import ConfigurationError, move_to_device
 
@@ -31,29 +31,44 @@ class Recording:
 
     Args:
         loader_sizes: examples per minibatch, as the loaders say.
+        stacks: the loaders are known to put one row per example along the first axis of every tensor.
         batches: so far, this process's.
+        last: epoch and number of the latest.
     """
 
     loader_sizes: frozenset[int]
+    stacks: bool = False
     batches: list[Recorded] = field(default_factory=list)
     last: tuple[int, int] | None = None
+    _axes: dict[Path, list[int]] = field(default_factory=dict)
+    """Where the number of examples was found in the first minibatch."""
 
     @classmethod
     def of(cls, trainer: Trainer) -> Recording:
         """The one that this Trainer's callbacks share."""
         if trainer not in _recordings:
-            _recordings[trainer] = cls(frozenset(batch_sizes(trainer.train_dataloader)))
+            loaders = trainer.train_dataloader
+            _recordings[trainer] = cls(frozenset(batch_sizes(loaders)), stacks(loaders))
         return _recordings[trainer]
 
     def see(self, batch: Any, epoch: int, batch_idx: int) -> None:
         """Copy a minibatch, once.
 
         Raises:
-            ConfigurationError: nobody can tell how many examples are in it.
+            ConfigurationError: nobody can tell how many examples are in it, or it cannot be copied.
         """
-        if self.last != (epoch, batch_idx):
-            self.last = (epoch, batch_idx)
-            self.batches.append((copy.deepcopy(batch), self._examples_in(batch)))
+        if self.last == (epoch, batch_idx):
+            return
+        size = self._examples_in(batch)
+        try:
+            copied = copy.deepcopy(batch)
+        except Exception as error:
+            raise ConfigurationError(
+                f"the minibatches of this training are {type(batch).__name__}s that cannot be copied "
+                f"({type(error).__name__}: {error}): pass a map-style Dataset of a few hundred examples (`data=Dataset`)"
+            ) from error
+        self.last = (epoch, batch_idx)
+        self.batches.append((copied, size))
 
     def first(self, num_examples: int) -> list[Recorded]:
         """As many minibatches as it takes."""
@@ -69,16 +84,32 @@ class Recording:
         return sum(size for _, size in self.batches)
 
     def _examples_in(self, batch: Any) -> int:
-        shapes = [tensor.shape for tensor in tensors(batch).values() if tensor.ndim]
-        for size in sorted(self.loader_sizes, reverse=True):
-            if any(size in shape for shape in shapes):
-                return size
+        shapes = {path: tuple(tensor.shape) for path, tensor in tensors(batch).items() if tensor.ndim}
         if not shapes:
             raise ConfigurationError(
                 f"the minibatches of this training are {type(batch).__name__}s without tensors, whose examples cannot "
                 "be counted: pass a map-style Dataset of a few hundred examples (`data=Dataset`)"
             )
-        return Counter(shape[0] for shape in shapes).most_common(1)[0][0]
+        if self.stacks:  # with several loaders, of the one whose minibatches are largest
+            return max(shape[0] for shape in shapes.values())
+        # A length that all tensors have; later ones are looked at where the first had it.
+        known = {path: shape for path, shape in shapes.items() if path in self._axes}
+        lengths = [{shape[axis] for axis in self._axes[path] if axis < len(shape)} for path, shape in known.items()]
+        lengths = lengths or [set(shape) for shape in shapes.values()]
+        common, anywhere = set.intersection(*lengths), set.union(*lengths)
+        size = self._likely(common or anywhere, is_sure=len(common) == 1, shapes=list((known or shapes).values()))
+        if not self._axes:
+            fitting = {path: [i for i, length in enumerate(shape) if length == size] for path, shape in shapes.items()}
+            self._axes = {path: axes for path, axes in fitting.items() if axes}
+        return size
+
+    def _likely(self, lengths: set[int], *, is_sure: bool, shapes: list[tuple[int, ...]]) -> int:
+        """Of several lengths that of a full minibatch, else the commonest among the first axes, else the largest."""
+        if is_sure:
+            return next(iter(lengths))
+        full = [size for size in self.loader_sizes if size in lengths]
+        leading = [length for length, _ in Counter(shape[0] for shape in shapes).most_common() if length in lengths]
+        return max(full) if full else (leading or [max(lengths)])[0]
 
 
 def batch_sizes(loaders: Any) -> set[int]:
@@ -91,6 +122,17 @@ def batch_sizes(loaders: Any) -> set[int]:
     if size is None and isinstance(loaders, DataLoader):
         size = getattr(loaders.batch_sampler, "batch_size", None)
     return {size} if isinstance(size, int) else set()
+
+
+def stacks(loaders: Any) -> bool:
+    """Whether all these loaders are known to put one row per example along the first axis of every tensor."""
+    if isinstance(loaders, dict):
+        loaders = list(loaders.values())
+    if isinstance(loaders, list | tuple):
+        return bool(loaders) and all(map(stacks, loaders))
+    return (
+        isinstance(loaders, DataLoader) and loaders.batch_sampler is not None and loaders.collate_fn is default_collate
+    )
 
 
 def shared(batches: list[Recorded], ranks: Ranks, module: LightningModule) -> list[Recorded]:

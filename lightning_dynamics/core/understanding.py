@@ -48,7 +48,7 @@ def understand(
     for moved in (True, False):
         with isolated(module, mode="eval", seed=probe.seed) as streams, logging_disabled(module):
             experiments = Experiments(module, probe, loss_fn, predict_fn, streams, mode=mode, moved=moved)
-            task = task_of(experiments)
+            task = _task_or_note(experiments)
         if task.loss_known and not experiments.is_degenerate:
             break
     if task.loss_known:
@@ -94,6 +94,24 @@ def _keeps_state(module: Any, probe: Probe, experiments: Experiments, loss_fn: L
             experiments.modes.apply(module)
             seen.append(experiments.loss(experiments.whole))
     return seen[0] is not None and seen[1] is not None and seen[0] != seen[1] and seen[0] == seen[0]
+
+
+def _task_or_note(experiments: Experiments) -> Task:
+    """The task; where the experiments themselves break on a module, as much as can be said, and why."""
+    try:
+        return task_of(experiments)
+    except Exception as error:
+        if experiments.predict_fn is not None:  # the user's own function, which will be called again
+            raise
+        experiments.notes.append(f"the experiments broke off: {type(error).__name__}: {error}")
+        forward = find_forward(experiments, None)
+        return Task(
+            type(experiments.module).__name__,
+            forward=forward,
+            axes=experiments.sample.axes,
+            loss_known=experiments.base_loss is not None,
+            notes=tuple(experiments.notes),
+        )
 
 
 def task_of(experiments: Experiments) -> Task:
@@ -219,18 +237,23 @@ def _reading(
         found = reading_of(targets, declared=True) if isinstance(targets, Tensor) else Reading()
         return found, candidates[0] if len(candidates) == 1 else None, None
     found_at: list[tuple[Reading, Path]] = []
-    words = [path for path in inputs if not at(experiments.whole, path).is_floating_point()] if not candidates else []
+    # Words may be inputs and, moved by one, targets too; so may labels that a decoder is given.
+    words = [path for path in inputs if not candidates and _is_whole(at(experiments.whole, path))]
     for path in [*candidates, *words]:
         targets = at(experiments.whole, path)
         if isinstance(targets, Tensor):
             found = reading_of(targets)
-            if found.kind != "unknown" and (path in candidates or found.shift):
+            if found.kind != "unknown" and (path in candidates or found.matched):
                 found_at.append((found, path))
     found_at.sort(key=lambda pair: not pair[0].matched)
     if not found_at:
         return Reading(), candidates[0] if len(candidates) == 1 else None, None
     reading, target = found_at[0]
     return reading, target, _mask(experiments, candidates, target, gradient)
+
+
+def _is_whole(node: Any) -> bool:
+    return isinstance(node, Tensor) and not (node.is_floating_point() or node.is_complex())
 
 
 def _mask(experiments: Experiments, candidates: list[Path], target: Path, gradient: Tensor | None) -> Path | None:

@@ -1,33 +1,66 @@
-"""House rule 5: bad input gets a specific error before training; a failing analysis does not end training."""
+"""House rule 5: bad input is told before training; neither it nor a failing analysis ends training, unless told to."""
 
 from __future__ import annotations
 
+import re
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as lightning
 import pytest
+import torch
 
 from lightning_dynamics import ConfigurationError
 from tests.house.cases import NAMES, make, together, wide
 from tests.house.models import Convnet, loaders
 from tests.house.registry import CASES
-from tests.house.training import PACKAGES, Recorder, train, trainer
+from tests.house.training import PACKAGES, Recorder, assert_identical, train, trainer
 
 BAD = [(case, arguments, word) for case, entry in CASES.items() for arguments, word in entry.bad]
 PARTS = ("measure", "combine", "prepare", "panels", "closing panels")
 
 
-@pytest.mark.parametrize(("name", "arguments", "word"), BAD, ids=[f"{t}-{a}" for t, a, _ in BAD])
-def test_bad_arguments_are_refused_before_training(
-    name: str, arguments: dict[str, Any], word: str, tmp_path: Path
-) -> None:
-    model = Convnet()
-    with warnings.catch_warnings(), pytest.raises(ConfigurationError, match=word):
-        warnings.simplefilter("ignore")
-        callback = CASES[name].make(**arguments | {"on_error": arguments.get("on_error", "warn")})
-        trainer(tmp_path, [callback]).fit(model, **loaders())
+@cache
+def complaint(number: int) -> tuple[str, bool]:
+    """What is raised for these arguments, and whether the callback is there already; no step may have been taken."""
+    name, arguments, _ = BAD[number]
+    model, callback = Convnet(), None
+    with pytest.raises(ConfigurationError) as caught:
+        callback = CASES[name].make(**{"on_error": "raise"} | arguments)
+        train(Path("unused"), model, loaders(), [callback])
     assert not model.losses, "a training step was taken before the error"
+    return str(caught.value), callback is not None
+
+
+@pytest.mark.parametrize("number", range(len(BAD)), ids=[f"{case}-{arguments}" for case, arguments, _ in BAD])
+def test_bad_arguments_are_refused_before_training(number: int) -> None:
+    """In words that begin with whose they are, and name the argument."""
+    name, _, word = BAD[number]
+    text, _ = complaint(number)
+    assert re.match(rf"{type(CASES[name].make()).__name__}( \(\S+\))?: ", text), text
+    assert word in text
+
+
+def test_unless_told_to_raise_they_rest_and_nothing_else_notices(tmp_path: Path) -> None:
+    """What module and data are refused for, all in one Trainer with callbacks that can work."""
+    late = [number for number in range(len(BAD)) if complaint(number)[1]]
+    assert {"cka", "loss contribution", "vog", "landscape", "curvature", "critical points"} <= {BAD[n][0] for n in late}
+    resting = {n: CASES[BAD[n][0]].make(**{"name": f"bad_{n}"} | BAD[n][1] | {"on_error": "warn"}) for n in late}
+    working = make(NAMES)
+    without = train(tmp_path, Convnet(), loaders(), [])
+    told: list[str] = []
+    with_them = train(tmp_path, Convnet(), loaders(), [*resting.values(), *working.values()], told=told)
+    assert_identical(without, with_them)
+    for number, callback in resting.items():
+        own = [text for text in told if text.startswith(f"{callback.speaker} rests, and training goes on")]
+        assert len(own) == 1, (BAD[number], own)
+        assert callback.refusal is not None and own[0].endswith(f": {callback.refusal}")
+        assert complaint(number)[0].endswith(f": {callback.refusal}"), "on_error='raise' says the same"
+        assert callback.last_result is None
+    for name, healthy in working.items():
+        assert healthy.refusal is None and healthy.last_result is not None and healthy.last_result.epoch == 1, name
 
 
 def test_the_error_is_what_either_lightning_calls_a_misconfiguration() -> None:
@@ -93,10 +126,14 @@ def test_sharded_strategies_are_refused_at_setup(
 @together
 def test_diverged_training_is_no_failure(names: tuple[str, ...], tmp_path: Path) -> None:
     """Weights of NaN give a result of NaN, not an error, and pictures that say so."""
+
+    class Diverges(lightning.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            with torch.no_grad():
+                for parameter in pl_module.parameters():
+                    parameter.fill_(float("nan"))
+
     callbacks = make(names, draws=True, on_error="raise")
-    model = Convnet()
-    step = model.training_step
-    model.training_step = lambda batch, batch_idx: step(batch, batch_idx) * float("nan")  # type: ignore[method-assign]
-    train(tmp_path, model, loaders(), list(callbacks.values()))
+    train(tmp_path, Convnet(), loaders(), [Diverges(), *callbacks.values()])
     for name, callback in callbacks.items():
         assert callback.last_result is not None and callback.last_result.epoch == 1, name

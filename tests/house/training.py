@@ -55,17 +55,27 @@ def trainer(folder: Path, callbacks: Sequence[Any], *, package: Any = lightning,
     return package.Trainer(callbacks=list(callbacks), **defaults | options)
 
 
-def train(folder: Path, model: Any, data: dict[str, Any], callbacks: Sequence[Any], **options: Any) -> dict[str, Any]:
-    """Train from one fixed seed and return all that training left behind."""
+def train(
+    folder: Path,
+    model: Any,
+    data: dict[str, Any],
+    callbacks: Sequence[Any],
+    *,
+    told: list[str] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train from one fixed seed and return all that training left behind; warnings go to ``told``."""
     seed_all(0)
     with torch.no_grad():
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
     recorder = Recorder()
     run = trainer(folder, callbacks, **{"logger": recorder} | options)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning's advice about workers and the like
+    with warnings.catch_warnings(record=True) as caught:  # Lightning's advice about workers and the like
+        warnings.simplefilter("always")
         run.fit(model, **data)
+    if told is not None:
+        told += [str(warning.message) for warning in caught]
     return {
         "parameters and buffers": model.state_dict(),
         "gradients": [parameter.grad for parameter in model.parameters()],

@@ -18,9 +18,11 @@ from lightning_dynamics.analyses.vog.outputs import (
     labels_if_any,
     numbers_of,
     of_class,
+    require_logits_by_values,
     run,
 )
 from lightning_dynamics.core.batch_tree import at, replaced
+from lightning_dynamics.core.batchnorm import batchnorms
 from lightning_dynamics.core.layers import named_layers, select_layers
 from lightning_dynamics.core.lightning import ConfigurationError
 
@@ -43,11 +45,11 @@ class Outcome:
 def attribute(module: nn.Module, batch: Any, setup: Setup, *, seed: int, chosen: Tensor | None = None) -> Outcome:
     """Gradients of all examples of a minibatch, from one backward pass per sample.
 
-    Examples do not influence each other in evaluation mode, so the gradient of the *sum* of their logits holds each
-    one's own gradient.
+    Examples do not influence each other (:func:`check` has seen to it), so the gradient of the *sum* of their logits
+    holds each one's own gradient.
 
     Args:
-        module: isolated, in evaluation mode.
+        module: isolated, in the mode to analyse.
         batch: as ``training_step`` gets it.
         setup: what is meant.
         seed: of SmoothGrad's noise.
@@ -100,20 +102,29 @@ def check(module: nn.Module, batch: Any, setup: Setup) -> Outcome:
         chosen = logits.argmax(1)
     plain = replace(setup, attribution="gradient")
     outcome = _gradient(module, batch, plain, lambda point: point, chosen)
+    if outcome.logits is not None and (setup.predict_fn is not None or setup.task.kind == "unknown"):
+        require_logits_by_values(outcome.logits)
     first = _gradient(module, batch, plain, lambda point: point, chosen, only_first=True).gradient
     others = first[1:]
     if bool(((others != 0) & others.isfinite()).any()):
-        coupled = [
-            name
-            for name, layer in named_layers(module).items()
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None
-        ]
-        hint = f": {', '.join(coupled[:3])} has no running statistics (`track_running_stats=True`)" if coupled else ""
         raise ConfigurationError(
-            "the examples of a minibatch influence each other's outputs in evaluation mode, so gradients are not those "
-            f"of single examples{hint or ': use no batch statistics there'}; or set `batch_size=1`"
+            "the examples of a minibatch influence each other's outputs, so gradients are not those of single "
+            f"examples{_why_coupled(module)}; or set `batch_size=1`"
         )
     return outcome
+
+
+def _why_coupled(module: nn.Module) -> str:
+    """The layers that use batch statistics, and what to do."""
+    names = {id(layer): name for name, layer in module.named_modules()}
+    layers = batchnorms(module)
+    trained = [names[id(layer)] for layer in layers if layer.running_mean is not None and layer.training]
+    without = [names[id(layer)] for layer in layers if layer.running_mean is None]
+    if trained:
+        return f" by the batch statistics of {', '.join(trained[:3])}: use `mode='eval'`"
+    if without:
+        return f": {', '.join(without[:3])} has no running statistics (`track_running_stats=True`)"
+    return ": use no batch statistics there"
 
 
 # ---- one backward pass -------------------------------------------------------------------------------------

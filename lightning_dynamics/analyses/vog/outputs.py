@@ -106,7 +106,7 @@ def classified(output: Any, targets: Any, setup: Setup) -> tuple[Tensor, Tensor 
     """Logits ``(n, C)`` with C ≥ 2 and labels ``(n,)``; a single logit z is that of two classes, 0 and z."""
     _require_logits(setup)
     if isinstance(targets, Tensor) and setup.task.reading.soft:
-        targets = targets.argmax(1)
+        targets = _likeliest(targets)
     logits = first_tensor(output)
     if logits is None or not logits.is_floating_point() or logits.ndim not in (1, 2):
         found = "no tensor" if logits is None else f"{tuple(logits.shape)} {str(logits.dtype).removeprefix('torch.')}"
@@ -114,8 +114,12 @@ def classified(output: Any, targets: Any, setup: Setup) -> tuple[Tensor, Tensor 
             f"`target={setup.target!r}` needs logits (N, classes), and the output is {found}: pass "
             "`predict_fn(module, batch) -> (logits, targets)`, or a function `target(output, targets) -> (N,)`"
         )
-    single = logits.ndim == 1 or logits.shape[1] == 1
-    if single:
+    if logits.ndim == 1 or logits.shape[1] == 1:
+        if setup.predict_fn is None and setup.task.kind == "unknown":
+            raise ConfigurationError(
+                f"the outputs of {setup.task.module} are one number per example, and nothing tells that it is a logit: "
+                f"pass `predict_fn=lambda module, batch: (logits, targets)`, or {_ONE_NUMBER}"
+            )
         logits = torch.stack([torch.zeros_like(logits.reshape(-1)), logits.reshape(-1)], dim=1)
     labels = None
     if isinstance(targets, Tensor):
@@ -139,33 +143,87 @@ def classified(output: Any, targets: Any, setup: Setup) -> tuple[Tensor, Tensor 
                 "(logits, targets)`"
             )
     if labels is None and setup.target == "label":
-        if setup.predict_fn is None:
-            setup.task.require_targets()
-        raise ConfigurationError(
-            "`target='label'`, but the batches have no labels: use `target='prediction'`, or pass "
-            "`predict_fn(module, batch) -> (logits, targets)`"
-        )
+        raise ConfigurationError(_no_labels(setup))
     return logits, labels
+
+
+def _likeliest(shares: Tensor) -> Tensor:
+    """``(n,)``: the class with the largest share of each row: of one-hot targets, the label."""
+    top = shares.topk(2, dim=1).values
+    if bool((top[:, 0] == top[:, 1]).any()):
+        raise ConfigurationError(
+            "some targets have two classes of the same, largest share, so neither is the label: pass "
+            "`predict_fn=lambda module, batch: (logits, labels)`, or a function `target(output, targets) -> (N,)`"
+        )
+    return shares.argmax(1)
 
 
 def _require_logits(setup: Setup) -> None:
     """Refuse outputs that are known to be something else than logits of classes."""
-    task = setup.task
-    if setup.predict_fn is not None:
+    task, own = setup.task, setup.predict_fn is None
+    # What `predict_fn` returns is taken for logits, unless the loss shows that it is not.
+    if task.output in ("probabilities", "log_probabilities") and (own or task.reading.matched):
+        raise ConfigurationError(_no_logits(f"the outputs of {task.module if own else '`predict_fn`'}", task.output))
+    if not own:
         return
-    remedy = "a function `target=lambda output, targets: output[:, 0]`, say, of one number per example"
-    if task.output in ("probabilities", "log_probabilities"):
-        raise ConfigurationError(
-            f"the outputs of {task.module} are {task.output.replace('_', '-')}, and the gradient is that of the logit "
-            "before them: pass `predict_fn=lambda module, batch: (logits, targets)`, or " + remedy
-        )
+    if setup.target == "label" and task.targets is None:
+        raise ConfigurationError(_no_labels(setup))
     if task.kind not in ("multiclass", "binary") and (setup.target == "label" or task.kind != "unknown"):
-        if task.kind == "unknown":
-            task.require_targets()
         raise ConfigurationError(
-            f"`target={setup.target!r}` needs one class per example, and {task} : pass `predict_fn=lambda module, "
-            f"batch: (logits, targets)`, or {remedy}".replace(" :", ":")
+            f"`target={setup.target!r}` needs logits of classes and one label per example, and the task is another "
+            f"(read {str(task).removeprefix('read ')}): pass `predict_fn=lambda module, batch: (logits, targets)`, or "
+            f"{_ONE_NUMBER}"
         )
+
+
+_ONE_NUMBER = "a function `target=lambda output, targets: output[:, 0]`, say, of one number per example"
+
+
+def _no_logits(what: str, form: str) -> str:
+    return (
+        f"{what} are {form.replace('_', '-')}, and the gradient is that of the logit before them: pass "
+        f"`predict_fn=lambda module, batch: (logits, targets)`, or {_ONE_NUMBER}"
+    )
+
+
+def _no_labels(setup: Setup) -> str:
+    """Why nothing is known to be the labels, and what to do."""
+    task = setup.task
+    remedy = (
+        "use `target='prediction'`, or pass `predict_fn=lambda module, batch: (module(batch[0]), batch[1])`, say, "
+        "which returns logits and labels"
+    )
+    if setup.predict_fn is not None:
+        return "`target='label'`, but `predict_fn` returns no targets: use `target='prediction'`"
+    if not task.loss_known:
+        failure = next((note for note in task.notes if note.startswith("`training_step`")), "it has no loss")
+        return (
+            f"`target='label'`, but the loss of {task.module} could not be computed on these examples ({failure}), and "
+            f"nothing else tells which item of a batch it compares the outputs with: {remedy}"
+        )
+    if task.way is None:
+        why = "; ".join(task.notes) or "`training_step` makes several calls"
+        return f"`target='label'`, but found no way to the outputs of {task.module} ({why}): {remedy}"
+    used = ", ".join(map(worded, task.inputs)) or "no item"
+    return f"`target='label'`, but the loss of {task.module} depends on {used} alone, so there are no labels: {remedy}"
+
+
+def require_logits_by_values(logits: Tensor) -> None:
+    """Refuse rows that are probabilities, or their logarithms, where nobody knows what made them.
+
+    Logits of two and more classes do not happen to add up to one.
+
+    Args:
+        logits: ``(n, C)``.
+
+    Raises:
+        ConfigurationError: they are.
+    """
+    scores = logits.detach().double()
+    tolerance = 10 * torch.finfo(logits.dtype).eps
+    for form, shares in (("probabilities", scores), ("log_probabilities", scores.exp())):
+        if bool((shares >= 0).all()) and bool(((shares.sum(1) - 1).abs() <= tolerance).all()):
+            raise ConfigurationError(_no_logits("the outputs", form))
 
 
 def of_class(output: Any, logits: Tensor, classes: Tensor | None) -> Tensor:

@@ -7,8 +7,10 @@ import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, get_args
 
+import lightning.pytorch as lightning
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,8 +19,14 @@ from torch import Tensor, nn
 from lightning_dynamics.analyses.vog.attribution import Outcome, attribute, check, predict
 from lightning_dynamics.analyses.vog.methods import IntegratedGradients, MethodName, SmoothGrad
 from lightning_dynamics.analyses.vog.outputs import Setup
+from lightning_dynamics.core.batch_tree import Path, tensors
+from lightning_dynamics.core.calls import CallTemplate
 from lightning_dynamics.core.isolation import isolated
 from lightning_dynamics.core.lightning import ConfigurationError
+from lightning_dynamics.core.outputs import Reading
+from lightning_dynamics.core.probe import probe_of
+from lightning_dynamics.core.task import Task, Way
+from lightning_dynamics.core.understanding import understand
 
 N, CLASSES = 6, 3
 LABELS = torch.tensor([0, 2, 1, 1, 0, 2])
@@ -41,6 +49,27 @@ def filled(module: nn.Module, seed: int = 0) -> Any:
     return module
 
 
+LOGITS = Reading("multiclass", "logits", classes=CLASSES, class_axis=1)
+
+
+def known(
+    batch: Any, inputs: Path | None = None, targets: Path | None = None, reading: Reading = LOGITS, **words: Any
+) -> Task:
+    """The task of a module that is called with the inputs, the first tensor; the targets are the second."""
+    paths = list(tensors(batch))
+    inputs = paths[0] if inputs is None and paths else inputs
+    targets = paths[1] if targets is None and len(paths) > 1 else targets
+    words = {"targets": targets, "axes": dict.fromkeys(paths, 0), **words}
+    if inputs is None:
+        return Task("Module", reading=reading, **words)
+    way = Way(CallTemplate("", ((inputs, None),), ()))
+    return Task("Module", **{"reading": reading, "way": way, "inputs": (inputs,), **words})
+
+
+def setup(batch: Any, task: Task | None = None, **words: Any) -> Setup:
+    return Setup(task=known(batch) if task is None else task, **words)
+
+
 def taken(
     module: nn.Module,
     batch: Any,
@@ -53,12 +82,14 @@ def taken(
 ) -> Outcome:
     method = {"smoothgrad": SmoothGrad(samples), "integrated_gradients": IntegratedGradients(samples)}.get(attribution)
     with isolated(module):
-        return attribute(module, batch, Setup(attribution=method or "gradient", **words), seed=seed, chosen=chosen)
+        return attribute(
+            module, batch, setup(batch, attribution=method or "gradient", **words), seed=seed, chosen=chosen
+        )
 
 
 def checked(module: nn.Module, batch: Any, **words: Any) -> Outcome:
     with isolated(module):
-        return check(module, batch, Setup(**words))
+        return check(module, batch, setup(batch, **words))
 
 
 def linear(classes: int = CLASSES) -> Any:
@@ -413,31 +444,71 @@ class HuggingFace(nn.Module):
         return OrderedDict({**loss, "logits": logits, "hidden_states": hidden})
 
 
+@dataclass
+class Record:
+    number: int
+    label: Tensor
+    image: Tensor
+
+
+class Steps(lightning.LightningModule):
+    """Its loss is the cross-entropy of what the network makes of one item beside another."""
+
+    def __init__(self, net: nn.Module, items: Callable[[Any], tuple[Any, Tensor]]) -> None:
+        super().__init__()
+        self.net, self.items = net, items
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, labels = self.items(batch)
+        return F.cross_entropy(self.net(x), labels)
+
+
+LENGTHS = torch.tensor([2, 1, 0, 2, 2, 1])
+
+
 @pytest.mark.parametrize(
-    "batch",
+    ("batch", "items"),
     [
-        (X, LABELS),
-        [X, LABELS],
-        (X, LABELS, ["a name"] * N),
-        Pair(X, LABELS),
-        {"image": X, "label": LABELS},
-        {"idx": torch.arange(N), "x": X, "y": LABELS},
-        OrderedDict(features=X, targets=LABELS),
+        ((X, LABELS), lambda b: (b[0], b[1])),
+        ([X, LABELS], lambda b: (b[0], b[1])),
+        ((LABELS, X), lambda b: (b[1], b[0])),
+        ((X, LABELS, ["a name"] * N), lambda b: (b[0], b[1])),
+        ((X, LENGTHS, LABELS), lambda b: (b[0], b[2])),
+        ((X, (LENGTHS, {"deep": LABELS})), lambda b: (b[0], b[1][1]["deep"])),
+        (Pair(X, LABELS), lambda b: (b.image, b.label)),
+        (Record(3, LABELS, X), lambda b: (b.image, b.label)),
+        ({"image": X, "label": LABELS}, lambda b: (b["image"], b["label"])),
+        ({"idx": torch.arange(N), "x": X, "y": LABELS}, lambda b: (b["x"], b["y"])),
+        ({"label": LENGTHS, "z": X, "answer": LABELS}, lambda b: (b["z"], b["answer"])),
+        (OrderedDict(features=X, targets=LABELS), lambda b: (b["features"], b["targets"])),
     ],
-    ids=lambda batch: type(batch).__name__,
+    ids=lambda value: type(value).__name__,
 )
-def test_kinds_of_batches(batch: Any) -> None:
-    module = filled(nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, CLASSES)))
+def test_kinds_of_batches(batch: Any, items: Any) -> None:
+    """Names and places mean nothing; what the loss does with the items does."""
+    net = filled(nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, CLASSES)))
+    module = Steps(net, items)
+    task = understand(module, probe_of([(batch, N)], seed=0))
     for name in ("input", "1"):
-        found = taken(module, batch, with_respect_to=name)
-        expected = taken(module, (X, LABELS), with_respect_to=name)
+        expected = taken(net, (X, LABELS), with_respect_to=name)
+        found = taken(module, batch, task=task, with_respect_to=name if name == "input" else f"net.{name}")
         assert torch.equal(found.gradient, expected.gradient) and torch.equal(found.labels, LABELS)
 
 
 @pytest.mark.parametrize("name", ["input", "body"])
 def test_batches_and_outputs_as_of_hugging_face(name: str) -> None:
-    module = filled(HuggingFace())
-    found = taken(module, {"pixel_values": X, "labels": LABELS}, with_respect_to=name)
+    class Tuned(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = filled(HuggingFace())
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.net(**batch)["loss"]
+
+    tuned, batch = Tuned(), {"pixel_values": X, "labels": LABELS}
+    task = understand(tuned, probe_of([(batch, N)], seed=0))
+    found = taken(tuned, batch, task=task, with_respect_to=name if name == "input" else f"net.{name}")
+    module = tuned.net
     close(found.logits, module(X)["logits"])
     inner = (lambda x: module(x)["logits"]) if name == "input" else (lambda h: module.head(torch.tanh(h)))
     close(found.gradient, one_by_one(inner, X if name == "input" else module.body(X), LABELS))
@@ -478,7 +549,7 @@ def test_the_batch_is_handed_back_as_it_was(name: str, how: Any) -> None:
     words = {"with_respect_to": name, "predict_fn": popping}
     if how == "predict":
         with isolated(module):
-            logits, labels = predict(module, batch, Setup(**words))
+            logits, labels = predict(module, batch, setup(batch, **words))
     else:
         found = checked(module, batch, **words) if how == "check" else taken(module, batch, how, samples=3, **words)
         logits, labels = found.logits, found.labels
@@ -536,7 +607,8 @@ def test_the_layer_has_no_hook_left_after_a_failure() -> None:
 
     with isolated(module):
         with pytest.raises(KeyError, match="mine"):
-            attribute(module, (TOKENS, LABELS), Setup(with_respect_to="embedding", predict_fn=failing), seed=0)
+            words = {"with_respect_to": "embedding", "predict_fn": failing}
+            attribute(module, (TOKENS, LABELS), setup((TOKENS, LABELS), **words), seed=0)
         assert not module.embedding._forward_hooks
         assert torch.backends.cudnn.enabled
 
@@ -598,10 +670,35 @@ def test_whole_numbers_go_in_and_the_embeddings_are_named() -> None:
         taken(linear(), (X.byte(), LABELS))
 
 
-@pytest.mark.parametrize("batch", [([X[0], X[1]], LABELS), ("text", LABELS), {"other": X, "label": LABELS}, ()])
-def test_no_tensor_goes_in(batch: Any) -> None:
-    with refused(f"no input tensor in a batch that is a {type(batch).__name__}: name the layer .*`with_respect_to="):
-        taken(linear(), batch, predict_fn=lambda m, b: (m(X), LABELS))
+@pytest.mark.parametrize(
+    ("batch", "there"),
+    [
+        (([X[0], X[1]], LABELS), "item 0.item 0, item 0.item 1, item 1"),
+        (("text", LABELS), "item 1"),
+        ({"other": X, "label": LABELS}, "'other', 'label'"),
+        ((), "no tensor"),
+    ],
+)
+def test_no_tensor_goes_in(batch: Any, there: str) -> None:
+    text = rf"no input tensor in a batch that is a {type(batch).__name__} \(with {there}\): name the layer .*`with_resp"
+    with refused(text):
+        taken(linear(), batch, task=Task("Linear"), predict_fn=lambda m, b: (m(X), LABELS))
+
+
+def test_two_tensors_go_in() -> None:
+    task = replace(known((X, LABELS, X)), inputs=((0,), (2,)))
+    with refused(
+        r"several inputs \(item 0, item 2\), and gradients are taken by one: name the layer .*`with_respect_to="
+    ):
+        taken(linear(), (X, LABELS, X), task=task)
+    task = replace(known((X, LABELS, TOKENS)), inputs=((0,), (2,)))  # whole numbers have no gradient
+    assert torch.equal(taken(linear(), (X, LABELS, TOKENS), task=task).gradient, linear().weight[LABELS])
+
+
+def test_an_input_that_is_not_made_of_examples() -> None:
+    task = replace(known((X, LABELS)), axes={(1,): 0})
+    with refused("item 0 of the batch has no axis along which the examples lie.*name the layer .*`with_respect_to="):
+        taken(linear(), (X, LABELS), task=task)
 
 
 @pytest.mark.parametrize("how", ["detach", "no_grad", "inference_mode", "numpy"])
@@ -686,7 +783,7 @@ def test_outputs_that_are_no_logits_of_classes(output: Any, found: str, target: 
 
 
 @pytest.mark.parametrize(
-    "targets", [F.one_hot(LABELS), torch.rand(N, CLASSES), torch.rand(N), LABELS + 0.5, LABELS + math.nan, LABELS * 1j]
+    "targets", [torch.rand(N, CLASSES), torch.rand(N), LABELS + 0.5, LABELS + math.nan, LABELS * 1j]
 )
 def test_targets_that_are_no_labels(targets: Tensor) -> None:
     kind = str(targets.dtype).removeprefix("torch.")
@@ -695,10 +792,99 @@ def test_targets_that_are_no_labels(targets: Tensor) -> None:
         taken(linear(), (X, targets))
 
 
-@pytest.mark.parametrize("batch", [X, (X,), {"x": X}, (X, None), (X, ["cat"] * N)])
-def test_no_labels(batch: Any) -> None:
-    with refused("`target='label'`, but the batches have no labels: use `target='prediction'`, or pass `predict_fn"):
+@pytest.mark.parametrize(
+    ("batch", "used"),
+    [(X, "the batch"), ((X,), "item 0"), ({"x": X}, "'x'"), ((X, None), "item 0"), ((X, ["cat"] * N), "item 0")],
+)
+def test_no_labels(batch: Any, used: str) -> None:
+    text = f"`target='label'`, but the loss of Module depends on {used} alone, so there are no labels: "
+    with refused(text + "use `target='prediction'`, or pass `predict_fn=lambda"):
         taken(linear(), batch)
+
+
+def test_no_labels_are_known_where_there_is_no_loss() -> None:
+    task = replace(known((X, LABELS), reading=Reading()), targets=None, loss_known=False)
+    for notes, why in (
+        ((), "it has no loss"),
+        (("`training_step` failed: KeyError: 'x'",), "`training_step` failed.*'x'"),
+    ):
+        with refused(rf"the loss of Module could not be computed on these examples \({why}\).*pass `predict_fn=lambda"):
+            taken(linear(), (X, LABELS), task=replace(task, notes=notes))
+    with refused("found no way to the outputs of Module .*several calls.*pass `predict_fn=lambda"):
+        taken(linear(), (X, LABELS), task=replace(task, way=None, loss_known=True))
+
+
+def test_predict_fn_gives_no_labels() -> None:
+    with refused("`target='label'`, but `predict_fn` returns no targets: use `target='prediction'`"):
+        taken(linear(), (X, LABELS), predict_fn=lambda m, b: (m(b[0]), None))
+
+
+@pytest.mark.parametrize(
+    ("reading", "text"),
+    [
+        (
+            Reading("multiclass", "probabilities", CLASSES, 1),
+            "outputs of Module are probabilities.*logit before them: pass",
+        ),
+        (
+            Reading("multiclass", "log_probabilities", CLASSES, 1),
+            "outputs of Module are log-probabilities.*before them",
+        ),
+        (
+            Reading("regression", "values"),
+            "needs logits of classes and one label .*read Module as: regression.*`predict_fn=",
+        ),
+        (
+            Reading("tokens", "logits", CLASSES, 2),
+            r"another \(read Module as: 3-class classification of tokens.*`predict_fn=",
+        ),
+        (Reading("multilabel", "logits"), "read Module as: several yes-or-no labels.*a function `target=lambda output"),
+    ],
+)
+@pytest.mark.parametrize("target", ["label", "prediction"])
+def test_outputs_that_are_known_to_be_no_logits_of_classes(reading: Reading, text: str, target: Any) -> None:
+    with refused(text):
+        taken(linear(), (X, LABELS), task=known((X, LABELS), reading=reading), target=target)
+
+
+@pytest.mark.parametrize("form", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("of", ["predict_fn", "a module without a loss"])
+def test_outputs_that_nobody_knows_and_that_are_no_logits_by_their_values(form: str, of: str) -> None:
+    name = {"softmax": "probabilities", "log_softmax": "log-probabilities"}[form]
+    last = nn.Softmax(1) if form == "softmax" else nn.LogSoftmax(1)
+    module = nn.Sequential(linear(), last)
+    words: dict[str, Any] = {"task": known((X,), reading=Reading(), loss_known=False)}
+    if of == "predict_fn":
+        words = {"predict_fn": lambda m, b: (m(b[0]), b[1])}
+    with refused(f"the outputs are {name}, and the gradient is that of the logit before them: pass `predict_fn=lambda"):
+        checked(module, (X, LABELS), target="prediction", **words)
+    assert checked(module[0], (X, LABELS), target="prediction", **words).logits is not None
+
+
+def test_one_number_of_unknown_meaning_is_no_logit() -> None:
+    with refused(
+        "outputs of Module are one number per example, and nothing tells that it is a logit: pass `predict_fn="
+    ):
+        taken(linear(1), (X,), task=known((X,), reading=Reading()), target="prediction")
+
+
+ONE_HOT = F.one_hot(LABELS, CLASSES)
+
+
+@pytest.mark.parametrize("targets", [ONE_HOT, ONE_HOT.double(), ONE_HOT * 0.9 + 0.1 / CLASSES])
+@pytest.mark.parametrize("attribution", METHODS)
+def test_one_hot_targets_are_their_labels(targets: Tensor, attribution: Any) -> None:
+    """Smoothed ones too."""
+    task = known((X, targets), reading=replace(LOGITS, soft=True))
+    found = taken(linear(), (X, targets), attribution, samples=2, task=task)
+    assert torch.equal(found.labels, LABELS)
+    assert torch.equal(found.gradient, taken(linear(), (X, LABELS), attribution, samples=2).gradient)
+
+
+def test_targets_that_are_two_classes_alike_are_no_label() -> None:
+    mixed = 0.5 * (ONE_HOT + ONE_HOT.roll(1, 0))
+    with refused("two classes of the same, largest share.*`predict_fn="):
+        taken(linear(), (X, mixed), task=known((X, mixed), reading=replace(LOGITS, soft=True)))
 
 
 @pytest.mark.parametrize(
@@ -754,7 +940,9 @@ def test_batch_statistics_are_refused_and_the_layer_is_named(name: str) -> None:
 
 @pytest.mark.parametrize("target", ["label", "prediction", "final_prediction", lambda z, y: z[:, 0]])
 def test_attention_across_the_batch_is_refused(target: Any) -> None:
-    with refused("examples of a minibatch influence each other.*use no batch statistics there; or set `batch_size=1`"):
+    with refused(
+        "examples of a minibatch influence each other.*: use no batch statistics there; or set `batch_size=1`"
+    ):
         checked(filled(Attention()), (X, LABELS), target=target)
 
 

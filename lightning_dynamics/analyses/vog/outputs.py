@@ -201,9 +201,6 @@ def _no_labels(setup: Setup) -> str:
             f"`target='label'`, but the loss of {task.module} could not be computed on these examples ({failure}), and "
             f"nothing else tells which item of a batch it compares the outputs with: {remedy}"
         )
-    if task.way is None:
-        why = "; ".join(task.notes) or "`training_step` makes several calls"
-        return f"`target='label'`, but found no way to the outputs of {task.module} ({why}): {remedy}"
     used = ", ".join(map(worded, task.inputs)) or "no item"
     return f"`target='label'`, but the loss of {task.module} depends on {used} alone, so there are no labels: {remedy}"
 

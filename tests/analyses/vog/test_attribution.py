@@ -810,7 +810,7 @@ def test_no_labels_are_known_where_there_is_no_loss() -> None:
     ):
         with refused(rf"the loss of Module could not be computed on these examples \({why}\).*pass `predict_fn=lambda"):
             taken(linear(), (X, LABELS), task=replace(task, notes=notes))
-    with refused("found no way to the outputs of Module .*several calls.*pass `predict_fn=lambda"):
+    with refused("found no way to the outputs of Module.*several calls; give `predict_fn=lambda"):
         taken(linear(), (X, LABELS), task=replace(task, way=None, loss_known=True))
 
 

@@ -20,7 +20,14 @@ from lightning_dynamics.core.checks import speaking, spoken, warn_of_failure
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.distributed import CollectiveFailure, Ranks, require_whole_model
 from lightning_dynamics.core.isolation import Mode, isolated
-from lightning_dynamics.core.lightning import Callback, ConfigurationError, steps_taken, tell, training_length
+from lightning_dynamics.core.lightning import (
+    Callback,
+    ConfigurationError,
+    move_to_device,
+    steps_taken,
+    tell,
+    training_length,
+)
 from lightning_dynamics.core.module_state import require_materialized
 from lightning_dynamics.core.objective import LossFn, PredictFn, resolve_function
 from lightning_dynamics.core.probe import Probe, release_probes
@@ -151,6 +158,8 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         self._probes: list[Probe] = []
         self._task: Task | None = None
         self._recorded: list[Recorded] | None = None
+        self._recording: Recording | None = None
+        self._begun: list[Recorded] = []
         self._waits = False
         self._label = self.group
 
@@ -211,6 +220,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         """Refuse what cannot work, as early as it can be known."""
         if stage != "fit":
             return
+        self._forget_recorded()
         require_whole_model(trainer)
         own = self.group if self.name is None else f"{self.group}/{self.name}"
         same = [
@@ -230,6 +240,8 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         self._ready, self._waits = False, False
         self.refusal = None
         self._seen_step = steps_taken(trainer)
+        if self._recorded is not None:  # from a checkpoint, on the CPU
+            self._recorded = move_to_device(self._recorded, pl_module.device)
         self._begin(trainer, pl_module)
 
     @final
@@ -257,7 +269,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
             return
         self._ready = not self._failed(trainer, error)
         if error is not None:
-            self.refusal = str(error) if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {error}"
+            self.refusal = _in_words(error)
         told = "" if task is None or not self._ready else advice(task)
         if told and trainer.is_global_zero:
             warnings.warn(f"{self.speaker}: {told}", stacklevel=2)
@@ -269,15 +281,22 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         """Copy the first minibatches, where the data have no index to choose examples by."""
         if not self._waits:
             return
-        recording, error = Recording.of(trainer), None
+        self._recording, error = Recording.of(trainer), None
         try:
-            recording.see(batch, trainer.current_epoch, batch_idx)
-        except ConfigurationError as caught:
+            self._recording.go_on(move_to_device(self._begun, pl_module.device))
+            self._recording.see(batch, trainer.current_epoch, batch_idx)
+        except Exception as caught:
             error = caught
-        if self._failed(trainer, error):
-            self._waits = False
-            return
-        self._begin_recorded(trainer, pl_module, at_least=self.num_examples)
+        if not self._rests(trainer, error):
+            self._begin_recorded(trainer, pl_module, at_least=self.num_examples)
+
+    @final
+    def _rests(self, trainer: Trainer, error: Exception | None) -> bool:
+        """Whether the examples cannot be recorded, in any process."""
+        if not self._failed(trainer, error):
+            return False
+        self._waits, self.refusal = False, "it failed in another process" if error is None else _in_words(error)
+        return True
 
     @final
     def _begin_recorded(self, trainer: Trainer, module: LightningModule, at_least: int) -> None:
@@ -285,8 +304,15 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         if ranks.any(recording.count() * ranks.size < at_least):
             return
         share = -(-self.num_examples // ranks.size)
-        self._recorded = shared(recording.first(share), ranks, module)
+        error = None
+        try:
+            self._recorded = shared(recording.first(share), ranks, module)
+        except Exception as caught:
+            error = caught
+        if self._rests(trainer, error):
+            return
         self._waits = False
+        assert self._recorded is not None
         if trainer.is_global_zero:
             tell(
                 f"{self.speaker}: the training data have no index, so the examples are those of the first "
@@ -339,25 +365,33 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
     @final
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Free the examples."""
+        self._forget_recorded()
+        self._release(trainer)
+
+    @final
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Free the examples: Lightning skips ``teardown`` when training fails, and may still write a checkpoint."""
+        self._release(trainer)
+
+    @final
+    def _release(self, trainer: Trainer) -> None:
         self._history.finish()
-        self._probes, self._task, self._recorded = [], None, None
+        self._probes, self._task = [], None
         release_probes(trainer)
         release_tasks(trainer)
         release_recording(trainer)
 
     @final
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Free the examples: Lightning skips ``teardown`` when training fails."""
-        self.teardown(trainer, pl_module, "fit")
-
-    @final
     def state_dict(self) -> dict[str, Any]:
         """The results kept and the analysis's memory: tensors and plain values only."""
-        recorded = None if self._recorded is None else as_state(self._recorded)
-        return {
-            "history": self._history.to_state(),
-            "memory": self.memory,
-        } | ({} if recorded is None else {"recorded": recorded})
+        state = {"history": self._history.to_state(), "memory": self.memory}
+        if self._recorded is not None:
+            recorded = as_state(self._recorded)
+            return state if recorded is None else state | {"recorded": recorded}
+        # Interrupted while it waits: of several processes, each has its own part, and the checkpoint is one's.
+        if self._waits and self._recording is not None and self._recording.is_whole:
+            return state | {"begun": as_state(self._recording.batches) or []}
+        return state
 
     @final
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -365,6 +399,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         self._history.load_state(state_dict["history"], self.result_type)  # type: ignore[arg-type]
         self.memory = state_dict["memory"]
         self._recorded = state_dict.get("recorded")
+        self._begun = state_dict.get("begun", [])
 
     @final
     def for_preflight(self) -> AnalysisCallback[R]:
@@ -497,6 +532,10 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         return own if self._label == self.group else f"{own} ({self._label})"
 
     @final
+    def _forget_recorded(self) -> None:
+        self._recorded, self._recording, self._begun, self._waits = None, None, [], False
+
+    @final
     def _forget(self) -> None:
         """As before the first training."""
         self._history = History()
@@ -505,3 +544,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         self._seen_step = 0
         self._shown_step = -1
         self.memory = {}
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {error}"

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_dynamics.analyses.callback import AnalysisCallback
 from lightning_dynamics.analyses.examples import Wanted, advice
 from lightning_dynamics.core.batch_tree import worded
-from lightning_dynamics.core.lightning import Callback, both, first_minibatches, trainer_for
+from lightning_dynamics.core.lightning import Callback, ConfigurationError, both, first_minibatches, trainer_for
 from lightning_dynamics.core.probe_sources import NoIndex
 from lightning_dynamics.core.random_state import preserved_random_state
-from lightning_dynamics.core.recording import Recorded, Recording
+from lightning_dynamics.core.recording import Recording
 from lightning_dynamics.core.task import Task
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ class Verdict:
 
     Args:
         callback: its class, and its label where that tells more.
-        works: every kind of pass that it makes has been made once.
+        works: every kind of pass that it makes has been made once; None if it is no analysis, and was not tried.
         reason: why it cannot, with the argument to give; "" if it works.
         advice: what its warnings said.
     """
 
     callback: str
-    works: bool
+    works: bool | None
     reason: str = ""
     advice: tuple[str, ...] = ()
 
@@ -88,7 +88,8 @@ class Preflight:
         told = advice(task)
         lines += [f"  {told}"] if told else []
         for one in self.callbacks:
-            lines.append(f"{one.callback}: " + ("works" if one.works else f"rests: {one.reason}"))
+            said = "not tried" if one.works is None else "works" if one.works else f"rests: {one.reason}"
+            lines.append(f"{one.callback}: {said}")
             lines += [f"  {text}" for text in one.advice]
         return "\n".join(lines)
 
@@ -100,26 +101,30 @@ class _Stopped(Exception):
 def preflight(module: LightningModule, data: Any, callbacks: Sequence[Any] = ()) -> Preflight:
     """Say, without training, what a module's batches mean and which callbacks can work on it; prints it, too.
 
-    A Trainer is set up as for training on one device, with its hooks up to the first batch. The module and the
-    callbacks are left as they were.
+    A Trainer is set up as for training on one device, with its hooks up to the first batch. The module, the data and
+    the callbacks are left as they were; what hooks of the module or the data module make, stays.
 
     Args:
         module: to be trained.
-        data: a LightningDataModule, a DataLoader, or a Dataset.
+        data: what training is given: a LightningDataModule, a DataLoader, several in a dict or list, or any iterable
+            of minibatches that can be iterated anew; or a Dataset, read in minibatches of 32.
         callbacks: analyses to try.
 
     Returns:
         The report: ``str()`` for people, ``.to_dict()`` for machines.
 
     Raises:
-        ConfigurationError: no LightningModule.
+        ConfigurationError: no LightningModule, or data that are empty or can be read only once.
     """
+    if isinstance(data, Iterator):
+        raise ConfigurationError(
+            f"`data` is a {type(data).__name__}, which can be read only once: training would miss what is read here; "
+            "pass an object whose `__iter__` begins anew, a DataLoader, say"
+        )
     analyses = [callback for callback in callbacks if isinstance(callback, AnalysisCallback)]
     tried = [callback.for_preflight() for callback in analyses]
     look = _Look(tried)
-    flags = [(sub, sub.training) for sub in module.modules()]
-    trainer_before = module.__dict__.get("_trainer")
-    with warnings.catch_warnings(record=True) as heard, preserved_random_state(module):
+    with _left_as_it_was(module, data), warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         trainer = trainer_for(
             module,
@@ -137,14 +142,11 @@ def preflight(module: LightningModule, data: Any, callbacks: Sequence[Any] = ())
             if isinstance(data, both("LightningDataModule")):
                 trainer.fit(module, datamodule=data)  # type: ignore[arg-type]
             else:
-                trainer.fit(module, data if _is_loader(data) else DataLoader(data, batch_size=32))
+                trainer.fit(module, DataLoader(data, batch_size=32) if _is_dataset(data) else data)
         except _Stopped:
             pass
-        finally:
-            module.__dict__["_trainer"] = trainer_before
-            for sub, flag in flags:
-                sub.training = flag
-    assert look.task is not None
+    if look.task is None:
+        raise ConfigurationError("`data` are empty: training would end before its first minibatch")
     texts = [str(warning.message) for warning in heard]
     verdicts = [_verdict(callback, tried, texts) for callback in _pairs(callbacks, tried)]
     report = Preflight(look.task, tuple(verdicts))
@@ -152,8 +154,34 @@ def preflight(module: LightningModule, data: Any, callbacks: Sequence[Any] = ())
     return report
 
 
-def _is_loader(data: Any) -> bool:
-    return isinstance(data, DataLoader | dict) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__"))
+@contextmanager
+def _left_as_it_was(module: LightningModule, data: Any) -> Iterator[None]:
+    """Puts back what a Trainer does to a module and its data: references to it, flags, device, random numbers."""
+    flags = [(sub, sub.training) for sub in module.modules()]
+    attached = [(owner, owner.__dict__["_trainer"]) for owner in module.modules() if "_trainer" in owner.__dict__]
+    owner_of_data = isinstance(data, both("LightningDataModule"))
+    data_trainer, device = data.trainer if owner_of_data else None, module.device
+    with preserved_random_state(module, data):
+        try:
+            yield
+        finally:
+            for owner, before in attached:
+                owner.__dict__["_trainer"] = before
+            if owner_of_data:
+                data.trainer = data_trainer
+            for sub, flag in flags:
+                sub.training = flag
+            if module.device != device:  # Lightning leaves it on the CPU
+                module.to(device)
+
+
+def _is_dataset(data: Any) -> bool:
+    """Whether it hands out examples, not minibatches."""
+    if isinstance(data, DataLoader | dict) or data is None:
+        return False
+    if isinstance(data, list | tuple) and any(isinstance(one, DataLoader) for one in data):
+        return False
+    return isinstance(data, IterableDataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__"))
 
 
 def _pairs(callbacks: Sequence[Any], tried: Sequence[AnalysisCallback[Any]]) -> list[Any]:
@@ -163,7 +191,7 @@ def _pairs(callbacks: Sequence[Any], tried: Sequence[AnalysisCallback[Any]]) -> 
 
 def _verdict(callback: Any, tried: Sequence[AnalysisCallback[Any]], texts: Sequence[str]) -> Verdict:
     if not isinstance(callback, AnalysisCallback):
-        return Verdict(type(callback).__name__, True, advice=("no analysis of this suite: not tried",))
+        return Verdict(type(callback).__name__, None, "it is no analysis")
     said = tuple(text for text in texts if text.startswith(f"{callback.speaker}:"))
     return Verdict(callback.speaker, callback.refusal is None, callback.refusal or "", said)
 
@@ -182,18 +210,18 @@ class _Look(Callback):
             _, self.task, _ = wanted.understood(trainer, pl_module)
         except NoIndex:
             most = max([_EXAMPLES, *(callback.num_examples for callback in self.tried)])
-            recorded = self._read(trainer, pl_module, most)
+            recording = self._read(trainer, pl_module, most)
             for callback in self.tried:
-                callback.provide(recorded)
-            _, self.task, _ = wanted.understood(trainer, pl_module, recorded)
+                callback.provide(recording.first(callback.num_examples))
+            _, self.task, _ = wanted.understood(trainer, pl_module, recording.first(_EXAMPLES))
 
-    def _read(self, trainer: Trainer, module: LightningModule, num_examples: int) -> list[Recorded]:
+    def _read(self, trainer: Trainer, module: LightningModule, num_examples: int) -> Recording:
         recording = Recording.of(trainer)
         for number, batch in enumerate(islice(first_minibatches(trainer, module), num_examples)):
-            recording.see(copy.deepcopy(batch), 0, number)
+            recording.see(batch, 0, number)
             if recording.count() >= num_examples:
                 break
-        return recording.batches
+        return recording
 
 
 class _Stop(Callback):

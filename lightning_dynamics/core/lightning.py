@@ -122,11 +122,12 @@ def sampled_indices(loader: Any, trainer: Trainer | None = None) -> tuple[int, .
     indices = tuple(map(int, sampler.indices)) if isinstance(sampler, SubsetRandomSampler) else None
     if trainer is None or indices is not None:
         return indices
-    limit, batch_size = batches_of_an_epoch(trainer, loader), getattr(loader.batch_sampler, "batch_size", None)
+    batch_size = getattr(loader.batch_sampler, "batch_size", None)
     in_order = isinstance(sampler, SequentialSampler) or getattr(outer, "shuffle", True) is False
-    if not in_order or batch_size is None or limit is None:
+    if not in_order or batch_size is None:
         return None
-    return tuple(range(min(len(loader.dataset), limit * batch_size)))
+    limit = batches_of_an_epoch(trainer, loader)
+    return None if limit is None else tuple(range(min(len(loader.dataset), limit * batch_size)))
 
 
 def batches_of_an_epoch(trainer: Trainer, loader: Any) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -32,12 +33,14 @@ class Recording:
     Args:
         loader_sizes: examples per minibatch, as the loaders say.
         stacks: the loaders are known to put one row per example along the first axis of every tensor.
+        is_whole: there is one process, and so nobody else records a part.
         batches: so far, this process's.
         last: epoch and number of the latest.
     """
 
     loader_sizes: frozenset[int]
     stacks: bool = False
+    is_whole: bool = True
     batches: list[Recorded] = field(default_factory=list)
     last: tuple[int, int] | None = None
     _axes: dict[Path, list[int]] = field(default_factory=dict)
@@ -48,7 +51,9 @@ class Recording:
         """The one that this Trainer's callbacks share."""
         if trainer not in _recordings:
             loaders = trainer.train_dataloader
-            _recordings[trainer] = cls(frozenset(batch_sizes(loaders)), stacks(loaders))
+            _recordings[trainer] = cls(
+                frozenset(batch_sizes(loaders)), stacks(loaders), is_whole=trainer.world_size == 1
+            )
         return _recordings[trainer]
 
     def see(self, batch: Any, epoch: int, batch_idx: int) -> None:
@@ -65,10 +70,16 @@ class Recording:
         except Exception as error:
             raise ConfigurationError(
                 f"the minibatches of this training are {type(batch).__name__}s that cannot be copied "
-                f"({type(error).__name__}: {error}): pass a map-style Dataset of a few hundred examples (`data=Dataset`)"
+                f"({type(error).__name__}: {error}): pass a map-style Dataset of a few hundred examples "
+                "(`data=Dataset`)"
             ) from error
         self.last = (epoch, batch_idx)
         self.batches.append((copied, size))
+
+    def go_on(self, batches: list[Recorded]) -> None:
+        """Begin with what was recorded before training was interrupted."""
+        if not self.batches:
+            self.batches.extend(batches)
 
     def first(self, num_examples: int) -> list[Recorded]:
         """As many minibatches as it takes."""
@@ -130,16 +141,21 @@ def stacks(loaders: Any) -> bool:
         loaders = list(loaders.values())
     if isinstance(loaders, list | tuple):
         return bool(loaders) and all(map(stacks, loaders))
-    return (
-        isinstance(loaders, DataLoader) and loaders.batch_sampler is not None and loaders.collate_fn is default_collate
-    )
+    batches = isinstance(loaders, DataLoader) and loaders.batch_sampler is not None
+    return batches and loaders.collate_fn is default_collate
 
 
 def shared(batches: list[Recorded], ranks: Ranks, module: LightningModule) -> list[Recorded]:
-    """Everybody's minibatches, in every process: the i-th of rank r has the number i · size + r."""
+    """Everybody's minibatches, in every process: the i-th of rank r has the number i · size + r.
+
+    Raises:
+        CollectiveFailure: in every process: in one of them they cannot be sent to others.
+    """
     if ranks.size == 1:
         return batches
-    everybody = ranks.all_gather_object([(move_to_device(batch, torch.device("cpu")), size) for batch, size in batches])
+    cpu = torch.device("cpu")
+    own = ranks.run_checked(lambda: pickle.dumps([(move_to_device(batch, cpu), size) for batch, size in batches]))
+    everybody = [pickle.loads(sent) for sent in ranks.all_gather_object(own)]
     interleaved = [own[place] for place in range(min(map(len, everybody))) for own in everybody]
     return [(move_to_device(batch, module.device), size) for batch, size in interleaved]
 

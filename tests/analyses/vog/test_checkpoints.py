@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import warnings
 import weakref
@@ -15,6 +16,7 @@ import lightning.pytorch as lightning
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -27,7 +29,10 @@ from tests.analyses.vog import reference as R
 from tests.analyses.vog.test_online import Net, Task, fit, images
 from tests.house.training import assert_identical
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*has no score with fewer than two.*"),
+]
 
 EXAMPLES = {"num_examples": 17, "batch_size": 5}
 WINDOWS: dict[str, Any] = {
@@ -152,11 +157,42 @@ def test_some_of_the_checkpoints(trained: Trained) -> None:
 
 
 def test_a_data_loader_gives_its_data_and_how_to_collate_it(trained: Trained) -> None:
-    def swapped(examples: Any) -> Any:
-        return {"x": torch.stack([x for x, _ in examples]), "label": torch.stack([y for _, y in examples])}
+    def collate(examples: Any) -> Any:
+        return [
+            torch.stack([x for x, _ in examples]),
+            torch.stack([y for _, y in examples]),
+            ["a name"] * len(examples),
+        ]
 
-    loader = DataLoader(images(), 3, shuffle=True, collate_fn=swapped)
+    loader = DataLoader(images(), 3, shuffle=True, collate_fn=collate)
     assert_same(score(trained, data=loader, windows=WINDOWS), trained.online["label"])
+
+
+def named(examples: Any) -> Any:
+    return {"x": torch.stack([x for x, _ in examples]), "label": torch.stack([y for _, y in examples])}
+
+
+def test_batches_that_training_step_cannot_take(trained: Trained) -> None:
+    """Names are no evidence of what is a label; `predict_fn` says it."""
+    loader = DataLoader(images(), 3, collate_fn=named)
+    told = "the loss of Task could not be computed on these examples.*KeyError.*pass `predict_fn=lambda module, batch"
+    refused(trained, told, data=loader)
+    predict_fn = lambda module, batch: (module(batch["x"]), batch["label"])  # noqa: E731
+    found = score(trained, data=loader, predict_fn=predict_fn, windows=WINDOWS)
+    assert_same(found, trained.online["label"])
+
+
+def test_a_collate_function_that_sorts(trained: Trained) -> None:
+    def collate(examples: Any) -> Any:
+        ordered = sorted(examples, key=lambda example: -float(example[0].sum()))
+        return torch.stack([x for x, _ in ordered]), torch.stack([y for _, y in ordered])
+
+    loader = DataLoader(images(), 3, collate_fn=collate)
+    for limit in (1, 2**28):
+        found = score(trained, data=loader, windows=WINDOWS, memory_limit=limit)
+        assert torch.equal(found.labels, trained.online["label"].labels)
+        for window, scores in trained.online["label"].scores.items():
+            torch.testing.assert_close(found.scores[window], scores, rtol=1e-9, atol=1e-12)
 
 
 def test_all_examples_by_default(trained: Trained) -> None:
@@ -250,7 +286,7 @@ class Troubled(lightning.LightningModule):
     """Everything that a pass can change."""
 
     passes: Iterator[int] = count(1)
-    fails_at = -1
+    fails_from = math.inf
 
     def __init__(self) -> None:
         super().__init__()
@@ -263,9 +299,12 @@ class Troubled(lightning.LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         self.seen.append(len(x))
-        if next(Troubled.passes) == self.fails_at:
+        if next(Troubled.passes) >= self.fails_from:
             raise RuntimeError("broken on the way")
         return self.net(x) + 0 * torch.rand(()).item() + 0 * np.random.rand() + 0 * random.random()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1])
 
 
 def state(module: Troubled) -> dict[str, Any]:
@@ -303,13 +342,21 @@ def test_the_module_comes_back(trained: Trained, outcome: str, training: bool) -
     assert_identical(state(module), before)
 
 
-@pytest.mark.parametrize("at", [1, 4, 30])
-def test_the_module_comes_back_from_a_failure(trained: Trained, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = Troubled()
+def passes_of(trained: Trained) -> int:
     Troubled.passes = count(1)
-    monkeypatch.setattr(Troubled, "fails_at", at)
+    score(trained, module=Troubled(), **OUTCOMES["groups"])
+    return next(Troubled.passes) - 1
+
+
+@pytest.mark.parametrize("share", [0, 0.05, 0.6, 0.99])
+def test_the_module_comes_back_from_a_failure(trained: Trained, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of experiments, and of the passes after them; it says what failed."""
+    first = 1 + int(share * passes_of(trained))
+    Troubled.passes = count(1)
+    monkeypatch.setattr(Troubled, "fails_from", first)
+    module = Troubled()
     before = state(module)
-    with pytest.raises(RuntimeError, match="broken on the way"):
+    with pytest.raises((RuntimeError, ConfigurationError), match="broken on the way"):
         score(trained, module=module, **OUTCOMES["groups"])
     assert_identical(state(module), before)
 
@@ -400,13 +447,28 @@ def test_a_step_after_the_last_epoch(trained: Trained) -> None:
     assert told == {"events": 2, "first_step": 20, "last_step": 24}
 
 
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
 def test_a_plain_module(trained: Trained) -> None:
-    class Plain(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = Net()
+    """It has no loss, which would tell what the labels are; `predict_fn` does."""
+    predict_fn = lambda module, batch: (module(batch[0]), batch[1])  # noqa: E731
+    assert_same(score(trained, module=Plain(), windows=WINDOWS, predict_fn=predict_fn), trained.online["label"])
+    refused(
+        trained,
+        "the loss of Plain could not be computed.*pass `predict_fn=lambda module, batch: .module.batch.0.., batch.1..`",
+        module=Plain(),
+    )
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.net(x)
 
-    assert_same(score(trained, module=Plain(), windows=WINDOWS), trained.online["label"])
+def test_predictions_of_a_plain_module_need_no_labels(trained: Trained) -> None:
+    found = score(trained, module=Plain(), target="prediction", windows=KINDS["prediction"]["windows"])
+    truth = trained.online["prediction"]
+    assert torch.equal(found.predictions, truth.predictions)
+    assert_identical(found.scores, truth.scores)

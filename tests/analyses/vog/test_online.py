@@ -538,29 +538,53 @@ def test_the_class_that_is_predicted_at_each_event(tmp_path: Path) -> None:
 # ---- labels out of range -----------------------------------------------------------------------------------
 
 
-def with_label(label: int, index: int) -> TensorDataset:
-    x, y = images(8).tensors
+def with_label(label: int, index: int, count: int = 8) -> TensorDataset:
+    x, y = images(count).tensors
     y[index] = label
     return TensorDataset(x, y)
 
 
+class Starts(Callback):
+    """Counts the minibatches that are begun."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.count += 1
+
+
 @pytest.mark.parametrize("label", [-1, CLASSES, 255])
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+def test_labels_that_the_loss_does_not_take_are_seen_before_training(label: int, on_error: Any, tmp_path: Path) -> None:
+    """`training_step` would fail on them: the complaint says how."""
+    watched, starts = VoGCallback(data=with_label(label, 3), on_error=on_error), Starts()
+    told = (
+        rf"VoGCallback.*loss of Task could not be computed.*IndexError: Target {label} is out of bounds.*`predict_fn="
+    )
+    expected = pytest.raises(ConfigurationError, match=told) if on_error == "raise" else pytest.warns(match=told)
+    with expected:
+        fit(tmp_path, [watched], more=[starts])
+    assert starts.count == (0 if on_error == "raise" else 16) and watched.last_result is None
+
+
+@pytest.mark.parametrize("label", [-100, 7])
 def test_labels_out_of_range_are_seen_before_training(label: int, tmp_path: Path) -> None:
-    watched = VoGCallback(data=with_label(label, 3), on_error="warn")
-    started: list[int] = []
+    """The loss passes over them, so nothing else complains."""
 
-    class Counts(Callback):
-        def on_train_batch_start(self, *_: Any) -> None:
-            started.append(1)
+    def loss(net: nn.Module, batch: Any) -> Tensor:
+        return F.cross_entropy(net(batch[0]), batch[1], ignore_index=label)
 
-    with pytest.raises(ConfigurationError, match=f"label {label} is out of range.*3 classes"):
-        fit(tmp_path, [watched], more=[Counts()])
-    assert not started
+    watched, starts = VoGCallback(data=with_label(label, 3), on_error="raise"), Starts()
+    with pytest.raises(ConfigurationError, match=f"VoGCallback: label {label} is out of range.*3 classes"):
+        fit(tmp_path, [watched], more=[starts], loss=loss)
+    assert not starts.count
 
 
 def test_labels_out_of_range_in_a_later_minibatch_warn_once(tmp_path: Path) -> None:
-    chosen = torch.randperm(8, generator=torch.Generator().manual_seed(0))
-    watched = VoGCallback(data=with_label(9, int(chosen[-1])), batch_size=4, on_error="warn")
+    """Later than the examples that are tried before training."""
+    chosen = torch.randperm(72, generator=torch.Generator().manual_seed(0))
+    watched = VoGCallback(data=with_label(9, int(chosen[-1]), 72), batch_size=4, on_error="warn")
     with pytest.warns(UserWarning, match="label 9 is out of range") as told:
         run = fit(tmp_path, [watched])
     assert len([one for one in told if "VoGCallback" in str(one.message)]) == 1

@@ -1,9 +1,8 @@
-"""Outputs, predictions and losses of modules of every kind, on batches of every kind."""
+"""Losses of modules of every kind, and functions by name."""
 
 from __future__ import annotations
 
 import re
-from collections import UserDict, namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,6 @@ from lightning_dynamics.core.lightning import ConfigurationError
 PACKAGES = [lightning.pytorch, pytorch_lightning]
 X = torch.arange(6.0).view(3, 2)
 Y = torch.tensor([0, 1, 0])
-
-
-def module_with(forward: Callable[..., Any]) -> nn.Module:
-    return type("Model", (nn.Module,), {"forward": forward})()
 
 
 # ---- functions by name --------------------------------------------------------------------------------------
@@ -45,98 +40,6 @@ def test_a_name_of_nothing_is_told_with_its_argument(name: Any) -> None:
 def test_a_name_of_something_else() -> None:
     with pytest.raises(ConfigurationError, match="`predict_fn='torch.nn'` is not a function but a module"):
         objective.resolve_function("torch.nn", "predict_fn")
-
-
-# ---- forward ------------------------------------------------------------------------------------------------
-
-Pair = namedtuple("Pair", "x y")
-
-
-@pytest.mark.parametrize(
-    ("forward", "batch", "expected"),
-    [
-        (lambda self, x: x, X, X),
-        (lambda self, x: x, (X, Y), X),
-        (lambda self, x: x, [X, Y], X),
-        (lambda self, x: x, [X], X),
-        (lambda self, x: x, Pair(X, Y), X),
-        (lambda self, x=None: x, (X, Y), X),
-        (lambda self, *args: args[0], (X, Y), X),
-        (lambda self, a, b: (a, b), (X, Y, X), (X, Y)),
-        (lambda self, a, b, c=None: (a, b, c), (X, Y, X), (X, Y, None)),
-        (lambda self, batch: batch, (X, Y), (X, Y)),
-        (lambda self, x: x, {"x": X, "y": Y}, X),
-        (lambda self, x: x, {"image": X, "label": Y}, X),
-        (lambda self, x, label=None: (x, label), {"image": X, "label": Y}, (X, None)),
-        (lambda self, x, mask=None: x, {"pixel_values": X, "mask": Y}, X),
-        (lambda self, input_ids, labels=None: (input_ids, labels), {"input_ids": X, "labels": Y}, (X, Y)),
-        (lambda self, **inputs: inputs, {"input_ids": X, "labels": Y}, {"input_ids": X, "labels": Y}),
-        (lambda self, input_ids, **rest: (input_ids, rest), {"input_ids": X, "m": Y}, (X, {"m": Y})),
-        (lambda self, input_ids: input_ids, UserDict(input_ids=X, labels=Y), X),
-        (lambda self, batch: batch["image"], {"image": X}, X),
-    ],
-)
-def test_forward(forward: Callable[..., Any], batch: Any, expected: Any) -> None:
-    output = objective.forward(module_with(forward), batch)
-    assert repr(output) == repr(expected)
-
-
-@pytest.mark.parametrize(
-    ("forward", "batch"),
-    [(lambda self, x: x, {"foo": X}), (lambda self, a, b: a, {"image": X, "b": Y}), (lambda self, x: x, {})],
-)
-def test_inputs_that_cannot_be_told(forward: Callable[..., Any], batch: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"Model.forward: pass `predict_fn\(module, batch\)`"):
-        objective.forward(module_with(forward), batch)
-
-
-def test_compiled_modules_have_a_forward() -> None:
-    net = torch.compile(nn.Linear(2, 1), backend="eager")
-    assert objective.forward(net, (X, Y)).shape == (3, 1)
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
-def test_scripted_modules_have_a_forward() -> None:
-    assert objective.forward(torch.jit.script(nn.Linear(2, 1)), (X, Y)).shape == (3, 1)
-
-
-def test_no_forward_at_all() -> None:
-    with pytest.raises(ConfigurationError, match="ModuleList has no `forward`"):
-        objective.forward(nn.ModuleList(), X)
-
-
-# ---- predictions --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "batch", [(X, Y), [X, Y, X], Pair(X, Y), {"x": X, "labels": Y}, {"image": X, "y": Y}, UserDict(x=X, target=Y)]
-)
-def test_predictions(batch: Any) -> None:
-    logits, targets = objective.predictions(module_with(lambda self, x: {"loss": X[0], "logits": x}), batch)
-    assert logits is X and targets is Y
-
-
-@pytest.mark.parametrize("batch", [X, [X], {"x": X}])
-def test_no_targets(batch: Any) -> None:
-    with pytest.raises(ConfigurationError, match="no targets in the batch: pass `predict_fn"):
-        objective.predictions(module_with(lambda self, x: x), batch)
-
-
-def test_no_logits() -> None:
-    with pytest.raises(ConfigurationError, match="no tensor in the output"):
-        objective.predictions(module_with(lambda self, x: None), (X, Y))
-
-
-def test_predict_fn_comes_first() -> None:
-    assert objective.predictions(nn.Linear(1, 1), X, lambda module, batch: (batch, Y)) == (X, Y)
-
-
-def test_first_tensor() -> None:
-    first = objective.first_tensor
-    assert first(X) is X and first((None, [X, Y])) is X and first({"a": None, "b": X}) is X
-    assert first({"loss": Y, "logits": X}) is X and first(UserDict(loss=Y, last_hidden_state=X)) is X
-    assert first({"logits": None, "other": X}) is X
-    assert first(None) is None and first("text") is None and first([]) is None and first({"a": 1}) is None
 
 
 # ---- losses -------------------------------------------------------------------------------------------------
@@ -194,16 +97,41 @@ def test_loss_fn_comes_first() -> None:
 
 def test_manual_optimisation_asks_for_loss_fn(package: Any, tmp_path: Path) -> None:
     module = attached(package, STEPS["batch and index"], tmp_path, automatic_optimization=False)
-    with pytest.raises(ConfigurationError, match="Model optimises manually.*pass `loss_fn`"):
+    with pytest.raises(ConfigurationError, match="Model optimises manually.*give the loss, as `loss_fn="):
         objective.loss(module, (X, Y))
     assert objective.loss(module, (X, Y), lambda module, batch: module.layer(batch[0]).mean()).requires_grad
 
 
-def test_forward_falls_back_to_training_step(package: Any, tmp_path: Path) -> None:
-    module = attached(package, STEPS["batch and index"], tmp_path)
-    assert objective.forward(module, (X, Y)) == X.mean()
-    module.forward = lambda x: "own"
-    assert objective.forward(module, (X, Y)) == "own"
+def test_experiments_get_what_goes_backward_first_in_manual_optimisation(package: Any, tmp_path: Path) -> None:
+    """Nothing after it has run: no optimizer steps, and the module is as before."""
+    reached: list[str] = []
+
+    def step(self: Any, batch: Any, batch_idx: int) -> None:
+        self.manual_backward(self.layer(batch[0]).mean().view(1))
+        reached.append("the optimizer's step")
+
+    module = attached(package, step, tmp_path, automatic_optimization=False)
+    value = objective.loss(module, (X, Y), manual=True)
+    assert value.shape == () and value.requires_grad and torch.equal(value, module.layer(X).mean())
+    assert reached == [] and "manual_backward" not in vars(module) and module.layer.weight.grad is None
+    loss_fn = lambda module, batch: batch[0].sum()  # noqa: E731
+    assert objective.loss(module, (X, Y), loss_fn, manual=True) == X.sum()
+
+
+def test_experiments_on_a_manual_step_that_never_says_its_loss(package: Any, tmp_path: Path) -> None:
+    module = attached(package, lambda self, batch, batch_idx: None, tmp_path, automatic_optimization=False)
+    with pytest.raises(ConfigurationError, match="Model.training_step goes backward without `manual_backward`"):
+        objective.loss(module, (X, Y), manual=True)
+    assert "manual_backward" not in vars(module)
+
+
+def test_lightnings_own_forward_is_nobodys(package: Any) -> None:
+    assert not objective.has_forward(package.LightningModule())
+    assert not objective.has_forward(nn.ModuleList())
+    assert objective.has_forward(nn.Linear(1, 1))
+    module = package.LightningModule()
+    module.forward = len
+    assert objective.has_forward(module)
 
 
 def _talkative(self: Any, batch: Any, batch_idx: int) -> Tensor:

@@ -96,9 +96,29 @@ def _replaced_forward(module: nn.Module, function: Callable[..., Any]) -> Iterat
             del module.__dict__["forward"]
 
 
+@dataclass(eq=False)
+class Captured:
+    """The output of one call.
+
+    Args:
+        number: of the call, from 0; calls are counted from :meth:`start` on.
+        seen: calls so far.
+        outputs: of that call, once it has been made.
+    """
+
+    number: int
+    seen: int = 0
+    outputs: list[Any] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Forget, and count from 0 again."""
+        self.seen = 0
+        self.outputs.clear()
+
+
 @contextmanager
-def captured(module: nn.Module, name: str, number: int, *, copies: bool = False) -> Iterator[list[Any]]:
-    """The output of one call of a submodule (or of the module itself), in a list, once it has been made.
+def captured(module: nn.Module, name: str, number: int, *, copies: bool = False) -> Iterator[Captured]:
+    """Catch the output of one call of a submodule (or of the module itself).
 
     Args:
         module: the whole.
@@ -106,21 +126,24 @@ def captured(module: nn.Module, name: str, number: int, *, copies: bool = False)
         number: of the call, from 0.
         copies: take a copy, which no later operation in place can reach.
     """
-    found: list[Any] = []
-    sub = module.get_submodule(name)
-    seen = [0]
+    found = Captured(number)
+    sub = _submodule(module, name)
     original = sub.forward
 
     @wraps(original)
     def forward(*args: Any, **kwargs: Any) -> Any:
         output = original(*args, **kwargs)
-        if seen[0] == number:
-            found.append(_copied(output) if copies else output)
-        seen[0] += 1
+        if found.seen == found.number:
+            found.outputs.append(_copied(output) if copies else output)
+        found.seen += 1
         return output
 
     with _replaced_forward(sub, forward):
         yield found
+
+
+def _submodule(module: nn.Module, name: str) -> nn.Module:
+    return module.get_submodule(name) if name else module  # a scripted module cannot be asked even for itself
 
 
 def _copied(output: Any) -> Any:
@@ -180,7 +203,7 @@ class CallTemplate:
         """The output on a batch of the same kind."""
         args = [value if path is None else at(batch, path) for path, value in self.args]
         kwargs = {name: value if path is None else at(batch, path) for name, (path, value) in self.kwargs}
-        return module.get_submodule(self.name)(*args, **kwargs)
+        return _submodule(module, self.name)(*args, **kwargs)
 
     def consumed(self, batch: Any) -> list[Path]:
         """Paths of the tensors that the call is given."""

@@ -25,10 +25,13 @@ class Kept:
     """The first caller's copy, until it is compared."""
     versions: list[tuple[int, bool]] = field(default_factory=list)
     """Torch counts the changes of a tensor in place."""
+    leaves: list[Any] = field(default_factory=list)
+    """Of the data, once somebody is trusted: they are in nobody else's containers."""
+    structure: Any = None
 
     def is_spoilt(self) -> bool:
         """Whether a trusted caller has changed it after all."""
-        return bool(self.trusted) and self.versions != self._marks()
+        return bool(self.trusted) and self.versions != _marks(self.leaves)
 
     def copy_out(self) -> Any:
         """A copy, or new containers around the same tensors."""
@@ -36,18 +39,19 @@ class Kept:
             copied, kept = tree_flatten(self.first), tree_flatten(self.data)
             alike = copied[1] == kept[1] and all(map(_same, copied[0], kept[0]))
             self.trusted, self.first = alike, None
-            self.versions = self._marks() if alike else []
+            if alike:
+                self.leaves, self.structure = kept
+                self.versions = _marks(self.leaves)
         if self.trusted:
-            leaves, structure = tree_flatten(self.data)
-            return tree_unflatten(leaves, structure)
+            return tree_unflatten(self.leaves, self.structure)
         copied = copy.deepcopy(self.data)
         if self.trusted is None:
             self.first = copied
         return copied
 
-    def _marks(self) -> list[tuple[int, bool]]:
-        leaves = tree_flatten(self.data)[0]
-        return [(leaf._version, leaf.requires_grad) for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+def _marks(leaves: list[Any]) -> list[tuple[int, bool]]:
+    return [(leaf._version, leaf.requires_grad) for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
 def _same(a: Any, b: Any) -> bool:

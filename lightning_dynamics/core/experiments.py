@@ -136,7 +136,7 @@ class Experiments:
         self.seeded()  # before anything is put in the module's way
         with captured(self.module, way.name, way.number, copies=True) as found:
             self.loss_now(own_copy(batch))
-        return found[0]
+        return found.outputs[0]
 
     def _output_now(self) -> Tensor | None:
         """Whatever the module's ``forward`` returns on the whole, to compare modes where there is no loss."""

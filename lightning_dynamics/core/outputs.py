@@ -28,6 +28,7 @@ class Reading:
         soft: targets are one number per class: one-hot, or probabilities.
         shift: the output at a place is about the target that many places later (1 in causal language models).
         ignored: class targets that count for nothing, beside those out of range.
+        masked: flags in the batch say which targets count; those that do not are −100.
         weights: ``(C,)`` of the classes, if the loss weighs them.
         matched: name of the loss that the module's own is equal to; "" if none of those tried is.
         sums: it is equal to the sum, not the mean.
@@ -40,6 +41,7 @@ class Reading:
     soft: bool = False
     shift: int = 0
     ignored: tuple[int, ...] = ()
+    masked: bool = False
     weights: Tensor | None = None
     matched: str = ""
     sums: bool = False
@@ -73,6 +75,8 @@ class Reading:
 
     def accuracy(self, output: Tensor, targets: Tensor) -> Tensor | None:
         """Share of right predictions among the places that count, a float64 scalar; None if there is no such thing."""
+        if self.kind == "multiclass" and output.ndim == 2 and not (self.soft or self.ignored or self.masked):
+            return (output.argmax(1) == targets.reshape(-1)).double().mean()
         if self.class_axis is not None:
             scores, wanted = self.aligned(output, targets)
             if self.soft:

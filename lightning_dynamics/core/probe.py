@@ -97,9 +97,7 @@ class Probe:
             self._read(number).kept.trusted = False
         read = self._kept[number]
         data = read.kept.copy_out() if read.is_placed else self._placed(number, read.kept.data)
-        requested = self.batches[number]
-        indices = requested if read.order is None else tuple(requested[place] for place in read.order)
-        return Batch(number, indices, data, read.order)
+        return Batch(number, read.indices, data, read.order)
 
     def few(self, count: int) -> tuple[Callable[[Sequence[int]], Any] | None, int]:
         """For experiments: a few examples that go into one minibatch, and a way to collate some of them.
@@ -157,7 +155,9 @@ class Probe:
             placed = self._placed(number, read)
         # What does not fit is kept where it was read, and placed anew, from the same seed, each time.
         fits = _bytes(placed) * len(self.batches) <= _CACHE_LIMIT
-        self._kept[number] = _Read(Kept(placed if fits else read), is_placed=fits, order=order)
+        requested = self.batches[number]
+        indices = requested if order is None else tuple(requested[place] for place in order)
+        self._kept[number] = _Read(Kept(placed if fits else read), fits, indices, order)
         return self._kept[number]
 
     def _placed(self, number: int, read: Any) -> Any:
@@ -172,6 +172,7 @@ class _Read:
 
     kept: Kept
     is_placed: bool
+    indices: tuple[int, ...]
     order: tuple[int, ...] | None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_dynamics.core import objective
 from lightning_dynamics.core.batch_tree import Axis, Path, at, worded
-from lightning_dynamics.core.calls import CallTemplate, captured, first_tensor
+from lightning_dynamics.core.calls import CallTemplate, Captured, captured, first_tensor
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import LossFn, PredictFn
 from lightning_dynamics.core.outputs import Kind, Output, Reading
@@ -162,11 +163,23 @@ class Task:
         """Both, from one run where the loss makes the outputs."""
         if self.predict_fn is not None or self.way is None or not self.way.in_step:
             return objective.loss(module, batch, loss_fn), self.outputs(module, batch)
-        with captured(module, self.way.name, self.way.number, copies=self.way.copies) as found:
-            loss = objective.loss(module, batch, loss_fn)
-        if not found:
+        with self.capturing(module) as found:
+            return self.loss_and_captured(module, batch, loss_fn, found)
+
+    def capturing(self, module: nn.Module) -> AbstractContextManager[Captured]:
+        """Catch the outputs while the loss is computed; for many times in a row."""
+        assert self.way is not None
+        return captured(module, self.way.name, self.way.number, copies=self.way.copies)
+
+    def loss_and_captured(
+        self, module: nn.Module, batch: Any, loss_fn: LossFn | None, found: Captured
+    ) -> tuple[Tensor, Any]:
+        """Both, within :meth:`capturing`."""
+        found.start()
+        loss = objective.loss(module, batch, loss_fn)
+        if not found.outputs:
             raise RuntimeError(f"{self.module}: the call that makes the outputs was not made this time")
-        return loss, found[0]
+        return loss, found.outputs.pop()
 
     def predictions(self, module: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         """Outputs ``(N, …)`` and targets ``(N, …)`` of a batch.

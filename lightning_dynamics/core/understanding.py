@@ -249,7 +249,8 @@ def _reading(
     if not found_at:
         return Reading(), candidates[0] if len(candidates) == 1 else None, None
     reading, target = found_at[0]
-    return reading, target, _mask(experiments, candidates, target, gradient)
+    mask = _mask(experiments, candidates, target, gradient)
+    return replace(reading, masked=mask is not None), target, mask
 
 
 def _is_whole(node: Any) -> bool:

@@ -118,12 +118,12 @@ class Evaluator:
         # What may be cut is tried on little: a pass over a large batch whole is a slow one.
         first = next(iter(batches.values()))(SMALLEST if batch_size == "auto" else batch_size)[0]
         self._streams = generators_of(*module.modules())
-        self._seeds, self._is_stateful = True, False
+        self._seeds, self._is_stateful = True, task.carries_state
         self._modes: list[Callable[[], Any]] = [torch.inference_mode, torch.no_grad, torch.enable_grad]
         measured = module, task, settings.loss_fn, settings.quantities
         self._quantities = self._tried(lambda: Quantities(*measured, first.load))
         before = _random_states(self._streams)
-        self._is_stateful = self._carries_state(first)
+        self._tried(lambda: self._quantities(first.load()))
         self._seeds = dropout == "fixed" or _random_states(self._streams) != before
         size = batch_size
         if batch_size == "auto":
@@ -141,14 +141,6 @@ class Evaluator:
         elif settings.dropout == "off":
             for sub in dropouts(self._module):
                 sub.training = False
-
-    def _carries_state(self, first: Minibatch) -> bool:
-        """Whether a run changes the module, so that each must begin where the one before did."""
-        buffers = [(buffer, buffer.detach().clone()) for buffer in self._module.buffers()]
-        one = self._tried(lambda: [_copy(value) for value in self._quantities(first.load())])
-        two = self._tried(lambda: [_copy(value) for value in self._quantities(first.load())])
-        changed = any(b.shape != saved.shape or not torch.equal(b, saved) for b, saved in buffers)
-        return changed or not all(map(_equal, one, two))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -199,8 +191,11 @@ class Evaluator:
             for number, minibatch in enumerate(minibatches):
                 batch = minibatch.load()
                 self._begin(number)
-                with self._as_before():
-                    # Copies: what the user's code returns may be part of the weights, or be written to again.
+                # Copies: what the user's code returns may be part of the weights, or be written to again.
+                if self._is_stateful:
+                    with self._as_before():
+                        values += [_copy(value) for value in self._quantities(batch)]
+                else:
                     values += [_copy(value) for value in self._quantities(batch)]
         if self._weight_decay:
             squared = torch.stack([p.detach().double().square().sum() for p in self._module.parameters()]).sum()
@@ -239,10 +234,7 @@ class Evaluator:
 
     @contextmanager
     def _as_before(self) -> Iterator[None]:
-        """The module's state, but for its parameters, is put back where runs change it."""
-        if not self._is_stateful:
-            yield
-            return
+        """The module's state, but for its parameters, is put back afterwards."""
         restores = restores_of(plain_attributes(self._module), (), self._module.buffers())
         try:
             yield
@@ -265,10 +257,6 @@ class Evaluator:
                 raise
         del self._modes[0]
         return self._tried(work)
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _times(weight: Tensor, column: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from lightning_dynamics.core import objective
-from lightning_dynamics.core.calls import first_tensor
+from lightning_dynamics.core.calls import Captured, first_tensor
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.objective import LossFn, resolve_function
 from lightning_dynamics.core.task import Task
@@ -48,6 +48,7 @@ class Quantities:
         self._module, self._task, self._loss_fn = module, task, loss_fn
         self._metrics: dict[str, MetricFn] = {}
         self._memo: _Memo | None = None
+        self._captured: Captured | None = None
         self.loss(load())  # what is wrong with it is said here
         self._metrics = metrics_named((["accuracy"] if task.classifies else []) if wanted is None else wanted)
         if not self._metrics:
@@ -89,7 +90,10 @@ class Quantities:
             return [self.loss(batch)]
         if self._comes_with_the_loss:
             targets = task.targets_of(batch)
-            loss, output = task.loss_and_outputs(self._module, batch, self._loss_fn)
+            if self._captured is None:
+                loss, output = task.loss_and_outputs(self._module, batch, self._loss_fn)
+            else:
+                loss, output = task.loss_and_captured(self._module, batch, self._loss_fn, self._captured)
         elif memo is None:
             loss = self.loss(batch)
             output, targets = task.predictions(self._module, batch)
@@ -116,6 +120,9 @@ class Quantities:
         with ExitStack() as stack:
             if self._memo is not None:
                 stack.enter_context(self._memo.installed())
+            if self._metrics and self._comes_with_the_loss:
+                self._captured = stack.enter_context(self._task.capturing(self._module))
+                stack.callback(setattr, self, "_captured", None)
             yield
 
 

@@ -37,7 +37,7 @@ Axes = Mapping[Path, Axis]
 
 def items(node: Any) -> dict[Any, Any] | None:
     """A container's or batch object's items by key; None for tensors, plain values, and what is not opened."""
-    if isinstance(node, Tensor | PackedSequence | nn.Module) or isinstance(node, _PLAIN) or callable(node):
+    if isinstance(node, Tensor | PackedSequence | nn.Module) or isinstance(node, _PLAIN):
         return None
     if isinstance(node, Mapping):
         return {key: node[key] for key in node}
@@ -49,8 +49,8 @@ def items(node: Any) -> dict[Any, Any] | None:
         return {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
     if _is_keyed(node):
         keys = node.keys() if callable(node.keys) else node.keys
-        return {key: node[key] for key in keys}
-    if hasattr(node, "__dict__") and not isinstance(node, set | frozenset):
+        return {key: node[key] for key in keys}  # also of one that can be called, as torch_geometric's can
+    if hasattr(node, "__dict__") and not callable(node) and not isinstance(node, set | frozenset):
         return {name: value for name, value in vars(node).items() if not name.startswith("_")}
     return None
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from itertools import combinations, count, islice
+from math import comb
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import default_collate, default_convert
 
-from lightning_dynamics.core.batch_tree import Axes, Axis, Path, at, example_axes, rows, tensors, walk
+from lightning_dynamics.core.batch_tree import Axes, Axis, Path, at, example_axes, tensors, walk
+from lightning_dynamics.core.batch_tree import items as items_of
 from lightning_dynamics.core.random_state import seed_all
 
 Collate = Callable[[list[Any]], Any]
@@ -32,17 +36,16 @@ def sizes_to_compare(count: int) -> list[int]:
 def row_order(collate: Collate, items: Sequence[Any], data: Any) -> tuple[int, ...] | None:
     """For each row of a collated batch the place of its example among ``items``; None if nobody can tell.
 
-    Found out by collating the same examples backwards; where the rows do not follow, by collating each one alone and
-    looking for its row; where the function draws random numbers, or rows look alike, by exchanging examples.
+    Found out by collating some of the examples exchanged for others: which rows change? Where rows do not follow their
+    examples, by collating each example alone and looking for its row.
 
     Args:
         collate: the function. Global random streams and its generators are moved: the caller preserves them.
         items: the examples; they are copied, since some functions change them.
         data: what it made of them.
     """
-    count = len(items)
-    if keeps_order(collate) or count == 1:
-        return tuple(range(count))
+    if keeps_order(collate) or len(items) == 1:
+        return tuple(range(len(items)))
 
     def collated(places: Sequence[int]) -> Any:
         return collate([copy.deepcopy(items[place]) for place in places])
@@ -51,64 +54,61 @@ def row_order(collate: Collate, items: Sequence[Any], data: Any) -> tuple[int, .
         seed_all(0, collate)
         return collated(places)
 
-    kept = list(range(count))
+    kept = list(range(len(items)))
     axes = _axes(collated, kept)
     if not axes:  # rows are not as many as examples: are some dropped?
         kept = [place for place in kept if _makes_a_row(collated, place)]
-        axes = _axes(collated, kept) if 0 < len(kept) < count else {}
+        axes = _axes(collated, kept) if 0 < len(kept) < len(items) else {}
     if not axes:
         return None
-    again, backwards = collated(kept), collated(kept[::-1])
+    longest = max(kept, key=lambda place: _length(items[place]))
+    if len(kept) == 1 or _keeps_rows(same_draws, kept, axes, standing_in=longest):
+        return tuple(kept)
+    again = collated(kept)
     telling = {path: axis for path, axis in axes.items() if _alike(at(again, path), at(data, path))}
-    if telling:
-        order = _told(collated, kept, data, backwards, telling)
-        if order is not None:
-            return order
-    return tuple(kept) if _each_row_is_its_own(same_draws, kept, axes) else None
+    return _matched(collated, kept, data, telling) if telling else None
 
 
-def _told(
-    collated: Callable[[Sequence[int]], Any], kept: list[int], data: Any, backwards: Any, telling: Axes
-) -> tuple[int, ...] | None:
-    """The order, from tensors that are the same each time; None if they do not tell."""
-    turned = rows(data, telling, range(len(kept))[::-1])
-    if all(_alike(at(turned, path), at(backwards, path)) for path in telling):
-        # All rows look alike, say: then the examples are, or what tells them apart was not looked at.
-        is_mirrored = all(_alike(at(turned, path), at(data, path)) for path in telling)
-        if not is_mirrored or _covers(telling, data):
-            return tuple(kept)
-        return None
-    return _matched(collated, kept, data, telling)
+def _keeps_rows(same_draws: Callable[[Sequence[int]], Any], kept: Sequence[int], axes: Axes, standing_in: int) -> bool:
+    """Whether row i is made of example i and of no other, random numbers aside.
 
+    Some of the examples are replaced by one of them, from the same seed: a row must stay as it was while its own
+    example stays, and change when that does. Of any two examples, each is replaced once while the other stays.
 
-def _covers(telling: Axes, data: Any) -> bool:
-    """Whether there is no tensor beside those that tell."""
-    return all(any(path[: len(own)] == own for own in telling) for path in tensors(data))
-
-
-def _each_row_is_its_own(same_draws: Callable[[Sequence[int]], Any], kept: Sequence[int], axes: Axes) -> bool:
-    """Whether row i is made of example i alone, the random numbers aside.
-
-    Half of the examples are replaced by one of them, from the same seed: a row stays as it was if and only if its own
-    example has stayed. The halves are such that any two examples are parted.
+    Args:
+        same_draws: collates examples from one seed.
+        kept: the examples.
+        axes: of the examples.
+        standing_in: for others; the longest, so that padding stays as it is.
     """
-    alone = {place: same_draws([place]) for place in kept}
-    lengths = {place: sum(tensor.numel() for tensor in tensors(one).values()) for place, one in alone.items()}
-    standing_in = max(kept, key=lambda place: lengths[place])  # the longest: padding stays as it is
+    trials = next(m for m in count(2) if comb(m, m // 2) >= len(kept))
+    marks = list(islice(combinations(range(trials), trials // 2), len(kept)))
     before = same_draws(kept)
-    changed = {row for row, place in enumerate(kept) if _wholly_alike(alone[place], alone[standing_in])}
-    for bit in range(max(1, (len(kept) - 1).bit_length())):
-        for half in (0, 1):
-            goes = [row >> bit & 1 == half for row in range(len(kept))]
-            after = same_draws([standing_in if gone else place for gone, place in zip(goes, kept, strict=True)])
-            for row, gone in enumerate(goes):
-                stays = all(
-                    _alike(_row(before, path, axis, row), _row(after, path, axis, row)) for path, axis in axes.items()
-                )
-                if not gone and not stays:
-                    return False
-                changed |= {row} if not stays else set()
-    return len(changed) == len(kept)
+    changed: set[int] = set()
+    for trial in range(trials):
+        goes = [trial in mark for mark in marks]
+        after = same_draws([standing_in if gone else place for gone, place in zip(goes, kept, strict=True)])
+        for row, gone in enumerate(goes):
+            if all(_alike(_row(before, path, axis, row), _row(after, path, axis, row)) for path, axis in axes.items()):
+                continue
+            if not gone:
+                return False
+            changed.add(row)
+    unchanged = [place for row, place in enumerate(kept) if row not in changed]
+    return all(_wholly_alike(same_draws([place]), same_draws([standing_in])) for place in unchanged)
+
+
+def _length(item: Any) -> int:
+    """How many numbers, or letters, there are in an example."""
+    length = 0
+    for _, node in walk(item):
+        if isinstance(node, Tensor):
+            length += node.numel()
+        elif isinstance(node, np.ndarray):
+            length += node.size
+        elif isinstance(node, str | list):
+            length += len(node)
+    return length
 
 
 def _row(data: Any, path: Path, axis: Axis, row: int) -> Any:
@@ -119,10 +119,16 @@ def _row(data: Any, path: Path, axis: Axis, row: int) -> Any:
 
 
 def _axes(collated: Callable[[Sequence[int]], Any], kept: Sequence[int]) -> Axes:
-    sizes = sizes_to_compare(len(kept))
-    if len(sizes) < 2:
+    """Where the examples lie; found with examples from both ends, since lengths may grow with the examples."""
+    if len(kept) == 1:
+        parts = [[*kept, *kept], list(kept)]
+    else:
+        sizes = sizes_to_compare(len(kept))
+        parts = [list(kept), *(list(part) for size in sizes[1:] for part in (kept[:size], kept[-size:]))]
+    try:
+        return example_axes([(collated(part), len(part)) for part in parts])[0]
+    except Exception:  # all of one part are dropped, say
         return {}
-    return example_axes([(collated(kept[:size]), size) for size in sizes])[0]
 
 
 def _makes_a_row(collated: Callable[[Sequence[int]], Any], place: int) -> bool:
@@ -183,9 +189,17 @@ def _matched(
 def _wholly_alike(a: Any, b: Any) -> bool:
     """Whether two batches of one example are the same, so that it does not matter which is which."""
     nodes, others = dict(walk(a)), dict(walk(b))
-    return nodes.keys() == others.keys() and all(
-        _alike(node, others[path]) for path, node in nodes.items() if isinstance(node, Tensor | str | int | float)
-    )
+    leaves = {path: node for path, node in nodes.items() if items_of(node) is None}
+    return nodes.keys() == others.keys() and all(_known_alike(node, others[path]) for path, node in leaves.items())
+
+
+def _known_alike(a: Any, b: Any) -> bool:
+    if isinstance(a, PackedSequence):
+        return isinstance(b, PackedSequence) and _alike(a.data, b.data) and _alike(a.batch_sizes, b.batch_sizes)
+    return isinstance(a, _COMPARED) and _alike(a, b)
+
+
+_COMPARED = (Tensor, np.ndarray, str, int, float, bytes, bool, type(None))
 
 
 def _rows_like(whole: Tensor, alone: Tensor, axis: int) -> Tensor:

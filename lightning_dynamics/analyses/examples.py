@@ -113,7 +113,7 @@ def _of_one_size(probe: Probe) -> Probe:
     """Without a smaller last minibatch."""
     size = max(map(len, probe.batches))
     kept = tuple(batch for batch in probe.batches if len(batch) == size)
-    return probe if len(kept) == len(probe.batches) else replace(probe, batches=kept, terms={}, _kept={})
+    return probe if len(kept) == len(probe.batches) else replace(probe, batches=kept, terms={}, _kept={}, _views={})
 
 
 def advice(task: Task) -> str:

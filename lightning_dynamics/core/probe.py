@@ -84,6 +84,7 @@ class Probe:
     bucketed: bool = False
     terms: dict[Any, float] = field(default_factory=dict, repr=False)
     _kept: dict[int, _Read] = field(default_factory=dict, repr=False)
+    _views: dict[Any, Probe] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         """How many examples, over all processes."""
@@ -126,16 +127,26 @@ class Probe:
         """The same examples in minibatches of at most ``size``, collated anew; recorded ones stay as they are."""
         if self.recorded is not None or size >= max(map(len, self.batches)):
             return self
-        smaller = tuple(
-            tuple(part.tolist())
-            for batch in self.batches
-            for part in torch.tensor(batch).tensor_split(-(-len(batch) // size))
-        )
-        return replace(self, batches=smaller, terms={}, _kept={})
+        if size not in self._views:
+            smaller = tuple(
+                tuple(part.tolist())
+                for batch in self.batches
+                for part in torch.tensor(batch).tensor_split(-(-len(batch) // size))
+            )
+            self._views[size] = replace(self, batches=smaller, terms={}, _kept={}, _views={})
+        return self._views[size]
+
+    def laid_out(self, layout: Callable[[Any], Any]) -> Probe:
+        """The same minibatches with their tensors laid out in another way in memory."""
+        if layout not in self._views:
+            place = self.place
+            self._views[layout] = replace(self, place=lambda batch: layout(place(batch)), terms={}, _kept={}, _views={})
+        return self._views[layout]
 
     def release(self) -> None:
         """Free the examples read so far; they are read anew, the same, when they are asked for."""
         self._kept.clear()
+        self._views.clear()
 
     def _frozen(self, number: int) -> Any:
         return _frozen_streams(self.default_dtype, self.seed + number, self.dataset, self.collate)

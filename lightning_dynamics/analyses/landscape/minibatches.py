@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -61,8 +61,7 @@ def of_context(context: Context, probe: Probe, *, first_only: bool = False, layo
     assert context.task is not None
     task: Task = context.task
     if layout:
-        place = probe.place
-        probe = replace(probe, place=lambda batch: channels_last(place(batch)), terms={}, _kept={})
+        probe = probe.laid_out(channels_last)
 
     def cut(size: int | None) -> list[Minibatch]:
         own = probe if size is None else probe.cut(size)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _SEVERAL = (list, tuple, dict)
 _MOST_BUCKETS = 100_000
+_EPOCHS = 6  # that are compared, to see whether all are alike
 
 
 class NoIndex(ConfigurationError):
@@ -148,21 +149,23 @@ def _buckets(loader: DataLoader[Any], trainer: Trainer | None) -> tuple[tuple[in
     if sampler is None or type(sampler) is BatchSampler or type(sampler).__module__.startswith("lightning"):
         return None
     try:
-        drawn = _drawn(loader, seed=0)
+        drawn = _drawn(loader, epoch=0)
         most = batches_of_an_epoch(trainer, loader) if trainer is not None else None
-        if most is not None and drawn == _drawn(loader, seed=1):
+        if most is not None and all(drawn == _drawn(loader, epoch) for epoch in range(1, _EPOCHS)):
             drawn = drawn[:most]
     except Exception:  # no copy can be made, or it hands out no numbers: examples are chosen one by one
         return None
     return tuple(batch for batch in drawn if batch) or None
 
 
-def _drawn(loader: DataLoader[Any], seed: int) -> list[tuple[int, ...]]:
+def _drawn(loader: DataLoader[Any], epoch: int) -> list[tuple[int, ...]]:
     """What a batch sampler would draw, from a seed: the same in every process, and however far training has come."""
     data = loader.dataset
     sampler: Any = copy.deepcopy(loader.batch_sampler, {id(data): data})
     with preserved_random_state():
-        seed_all(seed, sampler)
+        seed_all(epoch, sampler)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
         if hasattr(sampler, "sampler"):
             sampler.sampler = undistributed(sampler.sampler, data)
         return [tuple(int(index) for index in batch) for batch in islice(iter(sampler), _MOST_BUCKETS)]

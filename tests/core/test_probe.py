@@ -22,6 +22,8 @@ from torch.utils.data import (
     Dataset,
     IterableDataset,
     RandomSampler,
+    Sampler,
+    SequentialSampler,
     Subset,
     SubsetRandomSampler,
     TensorDataset,
@@ -32,7 +34,8 @@ from lightning_dynamics.core import probe as module_under_test
 from lightning_dynamics.core.distributed import Ranks
 from lightning_dynamics.core.lightning import Callback, ConfigurationError
 from lightning_dynamics.core.precision import default_dtype
-from lightning_dynamics.core.probe import Batch, Probe, probe_for, release_probes
+from lightning_dynamics.core.probe import Batch, Probe, probe_for, probe_of, release_probes
+from lightning_dynamics.core.probe_sources import NoIndex
 from tests.house.training import trainer
 
 pytestmark = [
@@ -517,3 +520,161 @@ def test_examples_do_not_depend_on_the_dtype_of_the_analysis_that_reads_them_fir
     with default_dtype(torch.float64):
         drawn = double.batch(0).data
     assert drawn.dtype is torch.float32 and torch.equal(drawn, single.batch(0).data)
+
+
+def test_a_recorded_minibatch_survives_what_trusted_callers_do_to_it() -> None:
+    recorded = [([torch.ones(4, 2), torch.arange(4)], 4), ([torch.zeros(3, 2), torch.arange(3)], 3)]
+    probe = probe_of(recorded, seed=0)
+    assert probe.batches == ((0, 1, 2, 3), (4, 5, 6)) and len(probe) == 7
+    for _ in range(5):
+        batch = probe.batch(0)
+        assert bool((batch.data[0] == 1).all()) and batch.indices == batch.order == (0, 1, 2, 3)
+        if _ >= 2:  # after it has been left alone, and is handed out itself
+            batch.data[0].zero_()
+    assert bool((recorded[0][0][0] == 1).all())
+    assert probe.cut(2) is probe and probe.few(2) == (None, 4)
+
+
+# ---- minibatches as training has them -----------------------------------------------------------------------
+
+
+class Buckets(Sampler[list[int]]):
+    """Minibatches of examples that belong together, in an order that is drawn."""
+
+    def __init__(self, buckets: list[list[int]], data: Any = None, shuffle: bool = True) -> None:
+        self.buckets, self.data, self.shuffle = buckets, data, shuffle
+        self.generator, self.begun = torch.Generator().manual_seed(1), 0
+
+    def __len__(self) -> int:
+        return len(self.buckets)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self.begun += 1
+        shift = int(torch.randint(len(self), (), generator=self.generator)) + int(torch.rand(()) < 0.5)
+        for place in range(len(self)):
+            yield self.buckets[(place + shift if self.shuffle else place) % len(self)]
+
+
+EVENS_AND_ODDS = [[0, 2, 4, 6], [1, 3, 5, 7, 9], [8, 10, 12], [11, 13, 15, 17]]
+
+
+@pytest.mark.parametrize("num_examples", [3, 7, 99])
+def test_minibatches_of_a_batch_sampler_stay_together(num_examples: int) -> None:
+    data = Numbers()
+    sampler = Buckets(EVENS_AND_ODDS, data)
+    loader = DataLoader(data, batch_sampler=sampler)
+    torch.manual_seed(3)
+    states = torch.get_rng_state(), sampler.generator.get_state()
+    probe = look_at(loader, train=DataLoader(Numbers(4)), words={"num_examples": num_examples})
+    assert torch.equal(sampler.generator.get_state(), states[1]) and sampler.begun == 0
+    for batch in everything(probe):
+        assert any(set(batch.indices) <= set(bucket) for bucket in EVENS_AND_ODDS) and len(batch) <= 3
+        assert batch.data[0].squeeze(1).tolist() == list(batch.indices)
+    assert len(probe) == min(num_examples, 16)
+    assert probe.dataset is data, "which is not copied with the sampler"
+    torch.manual_seed(99)
+    list(sampler)
+    again = look_at(loader, train=DataLoader(Numbers(4)), words={"num_examples": num_examples})
+    assert again.batches == probe.batches, "whatever the streams, and however far the sampler"
+
+
+def test_looking_at_buckets_does_not_move_training() -> None:
+    def trained(look: bool) -> Any:
+        torch.manual_seed(0)
+        data = Numbers()
+        callback = Look(lambda trainer, module: look and probe_for(trainer, module, "train", **WORDS))  # type: ignore[arg-type]
+        fit(callback, DataLoader(data, batch_sampler=Buckets(EVENS_AND_ODDS)), max_epochs=3)
+        return data.reads, torch.rand(1).item()
+
+    assert trained(True) == trained(False)
+
+
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
+@pytest.mark.parametrize("option", [{"overfit_batches": 2}, {"limit_train_batches": 2}, {"overfit_batches": 0.4}])
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("sampler", ["plain", "subset", "buckets"])
+def test_the_probe_is_what_is_trained_on(option: dict[str, Any], shuffle: bool, sampler: str) -> None:
+    data = Numbers()
+    if sampler == "plain":
+        loader = DataLoader(data, 4, shuffle=shuffle)
+    elif sampler == "subset":
+        indices = SubsetRandomSampler(range(5, 13)) if shuffle else SequentialSampler(data)  # type: ignore[arg-type]
+        loader = DataLoader(data, 4, sampler=indices)
+    else:
+        loader = DataLoader(data, batch_sampler=Buckets(EVENS_AND_ODDS, shuffle=shuffle))
+    words = {**WORDS, "num_examples": 99}
+    look = Look(lambda trainer, module: probe_for(trainer, module, "train", **words))
+    fit(look, loader, max_epochs=8, **option)
+    trained_on, probed = set(data.reads), {index for batch in look.seen.batches for index in batch}
+    if shuffle:  # over the epochs more than two minibatches, unless Lightning stops the shuffling
+        assert trained_on <= probed
+        assert trained_on == probed or "limit_train_batches" in option or sampler != "plain"
+    else:
+        assert trained_on == probed and len(probed) < 20
+
+
+def test_smaller_minibatches_of_the_same_examples_are_collated_anew() -> None:
+    def padded(items: list[Any]) -> Tensor:
+        longest = max(len(x) for x in items)
+        return torch.stack([torch.nn.functional.pad(x, (0, longest - len(x))) for x in items])
+
+    data = [torch.full((i + 1,), float(i)) for i in range(7)]
+    probe = plain_probe(data, size=7, batch_size=5, collate=padded)
+    cut = probe.cut(2)
+    assert [len(batch) for batch in cut.batches] == [2, 2, 1, 2]
+    assert [index for batch in cut.batches for index in batch] == list(range(7))
+    assert [tuple(batch.data.shape) for batch in everything(cut)] == [(2, 2), (2, 4), (1, 5), (2, 7)]
+    assert probe.cut(5) is probe and [len(batch) for batch in probe.batches] == [5, 2]
+
+
+def test_a_few_examples_to_collate_as_one_likes() -> None:
+    collated, size = numbers().few(5)
+    assert collated is not None and size == 5
+    assert collated([1, 0, 1])[1].tolist() == [1, 0, 1]
+    collated([0])[0].zero_()
+    assert collated([0])[0].tolist() == [[0.0, 1.0]]
+    one_by_one, size = plain_probe(TensorDataset(torch.arange(8)), batch_size=1, collate=default_collate).few(5)
+    assert one_by_one is not None and size == 5 and one_by_one([4, 2])[0].tolist() == [4, 2]
+
+
+def test_a_few_examples_are_those_that_are_not_dropped_and_draw_the_same() -> None:
+    def collate(items: list[Any]) -> Tensor:
+        kept = torch.stack([item for item in items if item[0] != 1])
+        return kept + torch.rand(kept.shape)
+
+    state = torch.get_rng_state()
+    collated, size = plain_probe(torch.arange(4.0)[:, None], batch_size=4, collate=collate).few(4)
+    assert collated is not None and size == 3
+    first = collated([0, 1, 2])
+    assert first.long().flatten().tolist() == [0, 2, 3]
+    assert torch.equal(collated([0, 1, 2]), first) and torch.equal(torch.get_rng_state(), state)
+
+
+def test_rows_are_named_by_their_examples() -> None:
+    def collate(items: list[Any]) -> list[Tensor]:
+        items = sorted((item for item in items if item[0] != 3), key=lambda item: -float(item[0]))
+        return default_collate(items)
+
+    probe = plain_probe(Numbers(), collate=collate, batch_size=4)
+    batch = probe.batch(0)
+    assert batch.indices == batch.order == (2, 1, 0) and len(batch) == 3
+    assert batch.data[0].squeeze(1).tolist() == [2, 1, 0]
+    assert probe.batch(1).indices == (7, 6, 5, 4) and probe.batch(1).order == (3, 2, 1, 0)
+    merged = plain_probe(Numbers(), collate=lambda items: sum(x for x, _ in items), batch_size=4).batch(1)
+    assert merged.order is None and merged.indices == (4, 5, 6, 7)
+
+
+def test_a_loader_that_hands_out_minibatches_by_index_has_no_examples() -> None:
+    """As Keras's sequences do; ``default_collate`` would stack its minibatches."""
+
+    class Sequence:
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, place: int) -> Any:
+            if place >= 3:
+                raise IndexError
+            return [torch.zeros(4, 1), torch.zeros(4)]
+
+    with pytest.raises(NoIndex, match="`data='train'` is a Sequence, which hands out whole minibatches"):
+        look_at("train", Sequence())

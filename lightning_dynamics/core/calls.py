@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from functools import wraps
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.nn.modules.loss import _Loss
 from torch.utils._pytree import tree_map
 from torchmetrics import Metric, MetricCollection
 
-from lightning_dynamics.core.batch_tree import Path, at, tensors, walk
+from lightning_dynamics.core.batch_tree import Path, at, items, replaced, tensors, walk
 
 
 @dataclass(eq=False)
@@ -147,6 +147,8 @@ def _submodule(module: nn.Module, name: str) -> nn.Module:
 
 
 def _copied(output: Any) -> Any:
+    if _has_fields(output):  # a dataclass would be a leaf
+        return replaced(output, {path: tensor.clone() for path, tensor in tensors(output).items()})
     return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, output)
 
 
@@ -154,20 +156,27 @@ def first_tensor(output: Any) -> Tensor | None:
     """The tensor that stands for a layer's or model's output.
 
     The tensor itself; of a mapping (Hugging Face's outputs among them) ``last_hidden_state``, else ``logits``,
-    else the first value that has a tensor (a scalar loss is none); of a tuple or list the first item that has one;
-    of another object with attributes, ``prediction`` or ``logits``.
+    else the first value that has a tensor (a scalar loss is none); of a named tuple or dataclass likewise; of another
+    tuple or list the first item that has one; of another object ``logits`` or ``prediction``.
     """
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping):
         preferred = [output[key] for key in ("last_hidden_state", "logits", "prediction") if key in output]
         return first_tensor([*preferred, *(value for value in output.values() if not _is_scalar(value))])
+    if _has_fields(output) and (fields := items(output)) is not None:
+        return first_tensor(fields)
     if isinstance(output, list | tuple):
-        for name in ("logits", "prediction"):  # of a named tuple
-            if hasattr(output, "_fields") and isinstance(getattr(output, name, None), Tensor):
-                return getattr(output, name)
         return next((tensor for item in output if (tensor := first_tensor(item)) is not None), None)
-    return None
+    found = (getattr(output, name, None) for name in ("logits", "prediction"))
+    return next((tensor for tensor in found if isinstance(tensor, Tensor)), None)
+
+
+def _has_fields(output: Any) -> bool:
+    """Whether it is a named tuple or a dataclass; a mapping is neither."""
+    if isinstance(output, Mapping):
+        return False
+    return (isinstance(output, tuple) and hasattr(output, "_fields")) or is_dataclass(output)
 
 
 def _is_scalar(value: Any) -> bool:
@@ -190,9 +199,15 @@ class CallTemplate:
 
     @classmethod
     def of(cls, call: Call, batch: Any) -> CallTemplate | None:
-        """The template of a call made on this batch; None if some argument was computed on the way."""
-        known = {id(node): path for path, node in walk(batch) if not isinstance(node, _CONSTANTS)}
-        slots = [_slot(value, known) for value in (*call.args, *call.kwargs.values())]
+        """The template of a call made on this batch; None if some argument was computed on the way.
+
+        Nor is there one where a number or text is given that the batch holds too: it may be from there, or a constant.
+        """
+        nodes = list(walk(batch))
+        # Of one tensor at several places, the first.
+        known = {id(node): path for path, node in reversed(nodes) if not isinstance(node, _CONSTANTS)}
+        plain = {(type(node), node) for _, node in nodes if isinstance(node, int | float | str)} - _FLAGS
+        slots = [_slot(value, known, plain) for value in (*call.args, *call.kwargs.values())]
         if any(slot is None for slot in slots):
             return None
         args = tuple(slot for slot in slots[: len(call.args)] if slot is not None)
@@ -212,9 +227,10 @@ class CallTemplate:
 
 
 _CONSTANTS = (bool, int, float, str, type(None))
+_FLAGS = {(bool, False), (bool, True)}
 
 
-def _slot(value: Any, known: Mapping[int, Path]) -> tuple[Path | None, Any] | None:
+def _slot(value: Any, known: Mapping[int, Path], plain: Collection[tuple[type, Any]]) -> tuple[Path | None, Any] | None:
     if isinstance(value, _CONSTANTS):
-        return (None, value)
+        return None if (type(value), value) in plain else (None, value)
     return (known[id(value)], None) if id(value) in known else None

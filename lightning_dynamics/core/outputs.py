@@ -76,7 +76,9 @@ class Reading:
     def accuracy(self, output: Tensor, targets: Tensor) -> Tensor | None:
         """Share of right predictions among the places that count, a float64 scalar; None if there is no such thing."""
         if self.kind == "multiclass" and output.ndim == 2 and not (self.soft or self.ignored or self.masked):
-            return (output.argmax(1) == targets.reshape(-1)).double().mean()
+            wanted = targets.reshape(-1)  # one out of range is never right, nor is it counted
+            counted = (wanted >= 0) & (wanted < self.classes)
+            return (output.argmax(1) == wanted).double().sum() / counted.double().sum()
         if self.class_axis is not None:
             scores, wanted = self.aligned(output, targets)
             if self.soft:

@@ -16,7 +16,7 @@ from lightning_dynamics.analyses.vog.outputs import TargetFn
 from lightning_dynamics.analyses.vog.record import Record
 from lightning_dynamics.analyses.vog.rendering import RenderFn, render, renderings, shown_inputs
 from lightning_dynamics.analyses.vog.result import VoGResult, result_of
-from lightning_dynamics.analyses.vog.scoring import Measured, in_order, measure_minibatches
+from lightning_dynamics.analyses.vog.scoring import Measured, measure_minibatches, require_rows
 from lightning_dynamics.analyses.vog.windows import Place, Plan, Window, parse_windows
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.isolation import Mode
@@ -91,8 +91,9 @@ class VoGCallback(AnalysisCallback[VoGResult]):
         seed: of the choice of examples, of frozen augmentation and of SmoothGrad's noise.
 
     Raises:
-        ConfigurationError: before training: no logits of classes, labels out of range, no gradient path to the input,
-            examples that influence each other (batch statistics), fewer than two events to come.
+        ConfigurationError: before training: no logits of classes (probabilities, say, whose gradient is another), labels
+            out of range, no gradient path to the input or several inputs, examples that influence each other (batch
+            statistics) or that the collate function merges, fewer than two events to come.
 
     Example::
 
@@ -170,7 +171,8 @@ class VoGCallback(AnalysisCallback[VoGResult]):
         self._setup = replace(self._setup, task=context.task)
         batch = context.probe.batch(0)
         context.seed(batch)
-        in_order(check(context.module, batch.data, self._setup), batch, len(context.probe.batches[0]))
+        require_rows(batch, len(context.probe.batches[0]))
+        check(context.module, batch.data, self._setup)
         if self._render_fn is not None:
             render(shown_inputs(context.probe.batch(0).data, self._setup), [0], self._render_fn)
 

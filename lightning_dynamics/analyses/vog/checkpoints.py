@@ -23,7 +23,7 @@ from lightning_dynamics.analyses.vog.outputs import Setup, TargetFn
 from lightning_dynamics.analyses.vog.record import Reading, Record
 from lightning_dynamics.analyses.vog.rendering import RenderFn, renderings
 from lightning_dynamics.analyses.vog.result import VoGResult, result_of
-from lightning_dynamics.analyses.vog.scoring import measure_minibatches
+from lightning_dynamics.analyses.vog.scoring import measure_minibatches, require_rows
 from lightning_dynamics.analyses.vog.windows import FEWEST_EVENTS, Place, Window, WindowSpecs, parse_windows
 from lightning_dynamics.core.checkpoints import at_checkpoint, epoch_and_step_of
 from lightning_dynamics.core.context import Context
@@ -89,7 +89,8 @@ def score_checkpoints(
         with_respect_to: see there.
         channels_last: see there.
         memory_limit: bytes for per-pixel numbers.
-        predict_fn: see there.
+        predict_fn: see there. A plain ``nn.Module`` has no loss to tell which item holds the labels, so it needs one:
+            ``lambda module, batch: (module(batch[0]), batch[1])``, say; or ``target="prediction"``.
         render_fn: see there.
         class_names: see there.
         seed: see there.
@@ -97,7 +98,8 @@ def score_checkpoints(
 
     Raises:
         ConfigurationError: fewer than two checkpoints (or in a window that was asked for), two of the same step, one
-            that cannot be read or is of another architecture; whatever the callback complains about.
+            that cannot be read or is of another architecture; labels that nobody knows; whatever the callback complains
+            about.
     """
     setup = setup_of(target, attribution, with_respect_to, channels_last, predict_fn)
     check_words(variant, channel, ddof)
@@ -176,7 +178,9 @@ class _Scorer:
     def run(self, stops: Sequence[_Stop], variant: Variant, ddof: int) -> tuple[list[Reading], Record]:
         """The groups' readings, and the last one's record."""
         with self._at(stops[-1]):
-            outcome = check(self.module, self.probe.batch(0).data, self.setup)
+            batch = self.probe.batch(0)
+            require_rows(batch, len(self.probe.batches[0]))
+            outcome = check(self.module, batch.data, self.setup)
             pixels = per_pixel(outcome.gradient, self.channel)
         groups = self._groups(pixels.shape[1] * max(4, pixels.element_size()))
         if len(groups) > 1 and any(window.measure == "accuracy" for window in self.windows.values()):
@@ -214,7 +218,14 @@ class _Scorer:
         starts = range(0, len(self.probe.batches), count)
         # Random draws go by seed + number of the minibatch, as they would in the whole probe.
         return [
-            replace(self.probe, batches=self.probe.batches[i : i + count], seed=self.probe.seed + i, terms={}, _kept={})
+            replace(
+                self.probe,
+                batches=self.probe.batches[i : i + count],
+                seed=self.probe.seed + i,
+                terms={},
+                _kept={},
+                _views={},
+            )
             for i in starts
         ]
 

@@ -65,21 +65,31 @@ def measure_minibatches(
     return measured
 
 
-def in_order(outcome: Outcome, batch: Batch, examples: int) -> Outcome:
-    """Rows in the order of the probe's examples, whatever the collate function has made of it.
+def require_rows(batch: Batch, examples: int) -> tuple[int, ...]:
+    """For each row of a collated minibatch the place of its example.
 
     Raises:
         ConfigurationError: nobody can tell which row is which example, or some have none.
     """
-    if batch.order is None or len(batch.order) != examples:
-        what = "merges examples" if batch.order is None else f"leaves out {examples - len(batch.order)} of {examples}"
-        raise ConfigurationError(
-            f"the collate function {what}, so that scores do not belong to single examples: give a Dataset whose "
-            "examples are collated one row each, as `data=DataLoader(dataset, collate_fn=…)`"
-        )
-    if batch.order == tuple(range(examples)):
+    if batch.order is not None and len(batch.order) == examples:
+        return batch.order
+    what = "merges examples" if batch.order is None else f"leaves out {examples - len(batch.order)} of {examples}"
+    raise ConfigurationError(
+        f"the collate function {what}, so that scores do not belong to single examples: give a Dataset whose "
+        "examples are collated one row each, as `data=DataLoader(dataset, collate_fn=…)`"
+    )
+
+
+def in_order(outcome: Outcome, batch: Batch, examples: int) -> Outcome:
+    """Rows in the order of the probe's examples, whatever the collate function has made of it.
+
+    Raises:
+        ConfigurationError: see :func:`require_rows`.
+    """
+    order = require_rows(batch, examples)
+    if order == tuple(range(examples)):
         return outcome
-    rows = torch.tensor(batch.order).argsort().to(outcome.gradient.device)
+    rows = torch.tensor(order).argsort().to(outcome.gradient.device)
     return Outcome(
         outcome.gradient[rows],
         None if outcome.logits is None else outcome.logits[rows],

@@ -193,6 +193,21 @@ def test_a_collate_function_that_sorts(trained: Trained) -> None:
         assert torch.equal(found.labels, trained.online["label"].labels)
         for window, scores in trained.online["label"].scores.items():
             torch.testing.assert_close(found.scores[window], scores, rtol=1e-9, atol=1e-12)
+        final = {"target": "final_prediction", "memory_limit": limit}
+        found, truth = score(trained, data=loader, **final), score(trained, **final)
+        assert torch.equal(found.predictions, truth.predictions)
+        torch.testing.assert_close(found.scores["all"], truth.scores["all"], rtol=1e-9, atol=1e-12)
+
+
+def test_a_collate_function_that_leaves_examples_out(trained: Trained) -> None:
+    def collate(examples: Any) -> Any:
+        return torch.utils.data.default_collate([example for example in examples if example[0].sum() > 0])
+
+    refused(
+        trained,
+        "the collate function leaves out . of 5, .*`data=DataLoader",
+        data=DataLoader(images(), 3, collate_fn=collate),
+    )
 
 
 def test_all_examples_by_default(trained: Trained) -> None:

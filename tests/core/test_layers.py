@@ -10,10 +10,10 @@ import torch
 import torchmetrics
 from torch import Tensor, nn
 
+from lightning_dynamics.core.calls import first_tensor
 from lightning_dynamics.core.isolation import isolated
 from lightning_dynamics.core.layers import Layer, capture_outputs, executed_layers, select_layers
 from lightning_dynamics.core.lightning import ConfigurationError
-from lightning_dynamics.core.objective import first_tensor
 
 
 class Net(nn.Module):
@@ -91,7 +91,7 @@ def test_compiled_layers_are_listed_once() -> None:
 
 
 def run(net: nn.Module, x: Tensor, *, keep: set[str] | None = None, usable: Any = None) -> Any:
-    usable = usable or (lambda module, output: first_tensor(output) is not None)
+    usable = usable or (lambda layer, output: first_tensor(output) is not None)
     with isolated(net):
         found, never, refused = executed_layers(select_layers(net), lambda: net(x), usable, keep or set())
     assert not any(module._forward_hooks for module in net.modules())
@@ -153,8 +153,10 @@ def test_outputs_of_every_kind() -> None:
     found, never, refused = run(net, torch.randn(4, 2))
     assert found == ["tuple", "dict", "lstm", "first_half", "empty"]
     assert (never, refused) == ([], ["none", "text"])
-    found, _, refused = run(net, torch.randn(4, 2), usable=lambda module, output: isinstance(output, dict))
-    assert found == ["dict"] and "lstm" in refused
+    found, _, refused = run(
+        net, torch.randn(4, 2), usable=lambda layer, output: layer.name == "lstm" or isinstance(output, dict)
+    )
+    assert found == ["dict", "lstm"] and "tuple" in refused
 
 
 def test_memory_that_is_used_again_is_not_taken_for_the_same_output() -> None:

@@ -91,8 +91,8 @@ class VoGCallback(AnalysisCallback[VoGResult]):
         seed: of the choice of examples, of frozen augmentation and of SmoothGrad's noise.
 
     Raises:
-        ConfigurationError: before training: no logits of classes (probabilities, say, whose gradient is another), labels
-            out of range, no gradient path to the input or several inputs, examples that influence each other (batch
+        ConfigurationError: before training: no logits of classes (probabilities, say, whose gradient is another),
+            labels out of range, no gradient path to the input or several inputs, examples that influence each other (batch
             statistics) or that the collate function merges, fewer than two events to come.
 
     Example::

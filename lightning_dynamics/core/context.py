@@ -72,6 +72,18 @@ class Context:
             known[key] = self.task.terms(batch.data, len(batch))
         return known[key]
 
+    @property
+    def loss_is(self) -> str:
+        """What the loss of a picture is, for its caption, where it is not simply the mean over the examples."""
+        task = self.task
+        if task is None or not task.loss_known or (task.counter is EXAMPLES and not task.sums):
+            return ""
+        if task.sums:
+            return "loss per example (a sum in training)"
+        if task.counter is None:
+            return f"loss of minibatches of {max(map(len, self.probe.batches))}, which depends on their size"
+        return f"loss is a mean over {task.counter.described}"
+
     def seed(self, batch: Batch) -> None:
         """Begin the random streams of a minibatch anew, and the module's state: before it is run once more."""
         for restore in reversed(self._state):

@@ -212,7 +212,8 @@ class CriticalPointsCallback(AnalysisCallback[CriticalPointsResult]):
             num_examples=len(context.probe),
             data=context.probe.name,
             parameters=described(self.parameters),
-            estimator=f"{self.mode} mode, {'all eigenvalues' if is_dense else estimate}",
+            estimator=f"{self.mode} mode, {'all eigenvalues' if is_dense else estimate}"
+            + (f", {context.loss_is}" if context.loss_is else ""),
         )
 
     # ---- where searches begin, and on what -----------------------------------------------------------------

@@ -266,6 +266,6 @@ class CurvatureCallback(AnalysisCallback[CurvatureResult]):
             num_parameters=operator.size,
             data=context.probe.name,
             parameters=described(self.parameters),
-            estimator=", ".join(part for part in (f"{self.mode} mode", samples, spectrum) if part),
+            estimator=", ".join(part for part in (f"{self.mode} mode", samples, spectrum, context.loss_is) if part),
             **found,
         )

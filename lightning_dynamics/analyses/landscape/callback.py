@@ -227,6 +227,8 @@ class LandscapeCallback(AnalysisCallback[LandscapeResult]):
             "weight_decay": self._evaluation.weight_decay,
             "parameters": self.parameters if isinstance(self.parameters, str) else list(self.parameters),
             "radius": self.radius,
+            "mode": self.mode,
+            "loss_is": context.loss_is,
         }
         return result_of(part, context, settings, self.curvature_resolution)
 

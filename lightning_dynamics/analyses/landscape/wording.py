@@ -37,6 +37,10 @@ def basis(result: LandscapeResult) -> str:
     """What the numbers rest on, for a footer."""
     settings, about = result.settings, result.directions
     parts = [f"{result.num_examples} examples of {settings['data']}"]
+    if settings.get("loss_is"):
+        parts.append(str(settings["loss_is"]))
+    if settings.get("mode", "eval") == "train":
+        parts.append("train mode")
     if settings.get("parameters", "*") != "*":
         parts.append(f"only {settings['parameters']} moves")
     parts.append(f"BatchNorm, if any: {_STATISTICS[settings['batchnorm']]}")

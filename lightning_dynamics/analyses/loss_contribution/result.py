@@ -81,6 +81,7 @@ class LossContributionResult(AnalysisResult):
         data: what the examples were taken from.
         rule: of integration.
         batchnorm: how normalisation is treated; empty if the module has none.
+        loss_is: what the loss is a mean over, in words, where that is not the examples.
         every_n_train_steps: steps that one event spans.
     """
 
@@ -129,6 +130,7 @@ class LossContributionResult(AnalysisResult):
     data: str = ""
     rule: str = ""
     batchnorm: str = ""
+    loss_is: str = ""
     every_n_train_steps: int = 1
 
     @property

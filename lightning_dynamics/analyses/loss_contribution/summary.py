@@ -105,6 +105,7 @@ def summarize(
         data=context.probe.name,
         rule=rule,
         batchnorm=batchnorm,
+        loss_is=context.loss_is,
         every_n_train_steps=every_n_train_steps,
     )
 

@@ -19,6 +19,8 @@ def basis(result: LossContributionResult) -> str:
     every = result.every_n_train_steps
     how = [result.rule] * bool(result.rule) + ["every step" if every == 1 else f"every {every} steps"]
     parts = [f"{result.num_examples} examples of {result.data}", ", ".join(how)]
+    if result.loss_is:
+        parts.append(result.loss_is)
     if result.batchnorm:
         parts.append(f"batch norm: {result.batchnorm}")
     parts.append(_residual(result))

@@ -130,7 +130,8 @@ def read(
             pulled = replace(reading, shift=shift)
             if declared or (gradient is not None and _pulls_up(pulled, gradient, targets)):
                 form = "logits" if declared else _distribution(output.movedim(reading.class_axis or 0, -1))
-                return replace(pulled, output=form)
+                without = () if gradient is None else _without_slopes(pulled, output, gradient, targets)
+                return replace(pulled, output=form, ignored=(*reading.ignored, *without))
     if targets.numel() == output.numel():
         return _of_numbers(output, targets, loss, gradient, bounded, declared)
     return Reading()
@@ -174,7 +175,7 @@ def _matched_classes(
         common = int(wanted.mode().values)
         choices = [(), *((v,) for v in dict.fromkeys([*present, common]) if v >= 0)]
         vectors = [None, *(vector for vector in weights if vector.shape == (reading.classes,))]
-        for ignored in choices if reading.kind != "multiclass" else [()]:
+        for ignored in choices:
             for vector in vectors:
                 own = replace(shifted, ignored=(*reading.ignored, *ignored), weights=vector)
                 counted = own.counted(wanted)
@@ -203,6 +204,20 @@ def _pulls_up(reading: Reading, gradient: Tensor, targets: Tensor) -> bool:
     slopes, wanted = slopes[counted], wanted[counted]
     own = slopes.gather(1, wanted[:, None])[:, 0]
     return bool(len(own)) and bool(((own < 0) & (own <= slopes.amin(1))).all())
+
+
+def _without_slopes(reading: Reading, output: Tensor, gradient: Tensor, targets: Tensor) -> tuple[int, ...]:
+    """The class that the loss passes over: its places, several, have no slopes though the outputs there are wrong.
+
+    Where they are right, a margin may be kept; where others too have none, something else decides.
+    """
+    scores, wanted = reading.aligned(output, targets)
+    flat = (reading.aligned(gradient, targets)[0] == 0).all(1)
+    passed_over = wanted[reading.counted(wanted) & flat & (scores.argmax(1) != wanted)].unique()
+    if len(passed_over) != 1:
+        return ()
+    its_own = wanted == passed_over
+    return (int(passed_over),) if int(its_own.sum()) > 1 and bool(flat[its_own].all()) else ()
 
 
 def _like(vector: Tensor | None, scores: Tensor) -> Tensor | None:

@@ -92,8 +92,8 @@ class VoGCallback(AnalysisCallback[VoGResult]):
 
     Raises:
         ConfigurationError: before training: no logits of classes (probabilities, say, whose gradient is another),
-            labels out of range, no gradient path to the input or several inputs, examples that influence each other (batch
-            statistics) or that the collate function merges, fewer than two events to come.
+            labels out of range, no gradient path to the input or several inputs, examples that influence each other
+            (batch statistics) or that the collate function merges, fewer than two events to come.
 
     Example::
 

@@ -62,8 +62,8 @@ COMMON: dict[str, Argument] = {
     "mode": Argument(
         "Mode | None",
         '``"eval"`` or ``"train"``: the flags that the submodules have during the analysis; ``"train"`` as the module '
-        'is trained. None for ``"eval"``, unless that makes another function (dropout and batch normalisation aside): '
-        "then it must be said.",
+        'is trained. None for ``"eval"``, unless that is another function than the one that is trained (dropout and '
+        "batch normalisation aside): then train mode, and it says so.",
         lambda value: value in ("eval", "train", None),
         "'eval', 'train' or None",
     ),

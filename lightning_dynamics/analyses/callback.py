@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, final
 
 from torch import nn
@@ -239,6 +239,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         self._module = weakref.ref(pl_module)
         self._ready, self._waits = False, False
         self.refusal = None
+        self.mode = self._wanted.mode or "eval"
         self._seen_step = steps_taken(trainer)
         if self._recorded is not None:  # from a checkpoint, on the CPU
             self._recorded = move_to_device(self._recorded, pl_module.device)
@@ -251,13 +252,17 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         error: Exception | None = None
         task: Task | None = None
         try:
-            with self._undisturbed(module) as streams:
+            with self._undisturbed(module):
                 require_materialized(module)
                 self._probes, task, is_new = self._wanted.understood(trainer, module, self._recorded)
-                self._task, self.loss_fn = task, task.mean_loss(self._wanted.loss_fn)
                 if is_new:
                     tell(str(task))
-                self._wanted.require_mode(task)
+                self.mode = self._wanted.chosen_mode(task)
+                if self.mode == "train" and task.as_trained_only and self._wanted.mode is None:
+                    as_trained = replace(self._wanted, mode="train")
+                    self._probes, task, _ = as_trained.understood(trainer, module, self._recorded)
+                self._task, self.loss_fn = task, task.mean_loss(self._wanted.loss_fn)
+            with self._undisturbed(module) as streams:
                 self.prepare(self._context(trainer, module, moment, streams))
         except NoIndex as missing:
             error = missing
@@ -270,7 +275,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         self._ready = not self._failed(trainer, error)
         if error is not None:
             self.refusal = _in_words(error)
-        told = "" if task is None or not self._ready else advice(task)
+        told = "" if task is None or not self._ready else advice(task, self._wanted.mode)
         if told and trainer.is_global_zero:
             warnings.warn(f"{self.speaker}: {told}", stacklevel=2)
         if self._ready and self._history.step is None and self._due(moment):
@@ -402,13 +407,18 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         self._begun = state_dict.get("begun", [])
 
     @final
-    def for_preflight(self) -> AnalysisCallback[R]:
-        """A copy that only prepares: it analyses at no moment, and rests where it cannot work."""
-        own = copy.copy(self)
-        own.on_error, own.schedule, own.remembers = "warn", Never(), Never()
-        own._forget()
-        own._module = None
-        return own
+    @contextmanager
+    def only_prepares(self) -> Iterator[None]:
+        """Within, it analyses at no moment, and rests where it cannot work; then all is as it was."""
+        before = dict(vars(self))
+        self.on_error, self.schedule, self.remembers = "warn", Never(), Never()
+        self._forget()
+        self._module = None
+        try:
+            yield
+        finally:
+            vars(self).clear()
+            vars(self).update(before)
 
     @final
     def provide(self, recorded: list[Recorded]) -> None:

@@ -94,19 +94,9 @@ class Wanted:
             probes = [_of_one_size(probe) for probe in probes]
         return probes, task, is_new
 
-    def require_mode(self, task: Task) -> None:
-        """Ask for the mode where it makes a difference that nobody can decide for the user.
-
-        Raises:
-            ConfigurationError: eval mode is another function, or none.
-        """
-        if self.mode is not None or not task.as_trained_only:
-            return
-        layers = task.eval_fails or f"{', '.join(task.differing)} differ"
-        raise ConfigurationError(
-            f"in eval mode {task.module} is another function than the one that is trained ({layers}): say which to "
-            "analyse, `mode='train'` for what is trained (the same random numbers at every event), or `mode='eval'`"
-        )
+    def chosen_mode(self, task: Task) -> Mode:
+        """The mode that was said; else eval mode, unless that is another function than the one that is trained."""
+        return self.mode or ("train" if task.as_trained_only else "eval")
 
 
 def _of_one_size(probe: Probe) -> Probe:
@@ -116,14 +106,26 @@ def _of_one_size(probe: Probe) -> Probe:
     return probe if len(kept) == len(probe.batches) else replace(probe, batches=kept, terms={}, _kept={}, _views={})
 
 
-def advice(task: Task) -> str:
-    """What the user should know before numbers are shown; "" if nothing."""
-    if not task.keeps_state:
-        return ""
-    return (
-        f"`training_step` of {task.module} changes something that cannot be put back: a second run of it differs from "
-        "the first, so training beside an analysis may differ too; keep such state in the module"
-    )
+def advice(task: Task, said: Mode | None) -> str:
+    """What the user should know before numbers are shown; "" if nothing.
+
+    Args:
+        task: what was found out.
+        said: the mode; None if the user left it open.
+    """
+    texts = []
+    if task.keeps_state:
+        texts.append(
+            f"`training_step` of {task.module} changes something that cannot be put back: a second run of it differs "
+            "from the first, so training beside an analysis may differ too; keep such state in the module"
+        )
+    if said is None and task.as_trained_only:
+        layers = task.eval_fails or f"{', '.join(task.differing)} differ"
+        texts.append(
+            f"in eval mode {task.module} is another function than the one that is trained ({layers}), so it is "
+            "analysed in train mode, with the same random numbers at every event; `mode='eval'` is the other one"
+        )
+    return "; ".join(texts)
 
 
 def explained(error: Exception, task: Task | None, data: Any) -> Exception:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_dynamics.analyses.callback import AnalysisCallback
 from lightning_dynamics.analyses.examples import Wanted, advice
 from lightning_dynamics.core.batch_tree import worded
-from lightning_dynamics.core.lightning import Callback, ConfigurationError, both, first_minibatches, trainer_for
+from lightning_dynamics.core.lightning import Callback, ConfigurationError, both, first_minibatches, package_of
 from lightning_dynamics.core.probe_sources import NoIndex
 from lightning_dynamics.core.random_state import preserved_random_state
 from lightning_dynamics.core.recording import Recording
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
 _EXAMPLES = 64  # that experiments choose from where no callback asks for more
+_EPOCHS = 1000  # nobody knows how long training will be: enough for whatever is planned
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Preflight:
         if task.random:
             lines.append(f"  random in train mode: {', '.join(task.random)}")
         lines += [f"  not known: {note}" for note in task.notes]
-        told = advice(task)
+        told = advice(task, None)
         lines += [f"  {told}"] if told else []
         for one in self.callbacks:
             said = "not tried" if one.works is None else "works" if one.works else f"rests: {one.reason}"
@@ -121,14 +122,17 @@ def preflight(module: LightningModule, data: Any, callbacks: Sequence[Any] = ())
             f"`data` is a {type(data).__name__}, which can be read only once: training would miss what is read here; "
             "pass an object whose `__iter__` begins anew, a DataLoader, say"
         )
-    analyses = [callback for callback in callbacks if isinstance(callback, AnalysisCallback)]
-    tried = [callback.for_preflight() for callback in analyses]
+    package = package_of(module)
+    tried = [callback for callback in callbacks if isinstance(callback, AnalysisCallback)]
     look = _Look(tried)
-    with _left_as_it_was(module, data), warnings.catch_warnings(record=True) as heard:
+    with ExitStack() as back:
+        back.enter_context(_left_as_it_was(module, data))
+        for callback in tried:
+            back.enter_context(callback.only_prepares())
+        heard = back.enter_context(warnings.catch_warnings(record=True))
         warnings.simplefilter("always")
-        trainer = trainer_for(
-            module,
-            max_epochs=1,
+        trainer = package.Trainer(
+            max_epochs=_EPOCHS,
             accelerator="cpu" if module.device.type == "cpu" else "auto",
             devices=1,
             logger=False,
@@ -140,16 +144,15 @@ def preflight(module: LightningModule, data: Any, callbacks: Sequence[Any] = ())
         )
         try:
             if isinstance(data, both("LightningDataModule")):
-                trainer.fit(module, datamodule=data)  # type: ignore[arg-type]
+                trainer.fit(module, datamodule=data)
             else:
                 trainer.fit(module, DataLoader(data, batch_size=32) if _is_dataset(data) else data)
         except _Stopped:
             pass
-    if look.task is None:
-        raise ConfigurationError("`data` are empty: training would end before its first minibatch")
-    texts = [str(warning.message) for warning in heard]
-    verdicts = [_verdict(callback, tried, texts) for callback in _pairs(callbacks, tried)]
-    report = Preflight(look.task, tuple(verdicts))
+        if look.task is None:
+            raise ConfigurationError("`data` are empty: training would end before its first minibatch")
+        texts = [str(warning.message) for warning in heard]
+        report = Preflight(look.task, tuple(_verdict(callback, texts) for callback in callbacks))
     print(report)
     return report
 
@@ -184,12 +187,7 @@ def _is_dataset(data: Any) -> bool:
     return isinstance(data, IterableDataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__"))
 
 
-def _pairs(callbacks: Sequence[Any], tried: Sequence[AnalysisCallback[Any]]) -> list[Any]:
-    own = iter(tried)
-    return [next(own) if isinstance(callback, AnalysisCallback) else callback for callback in callbacks]
-
-
-def _verdict(callback: Any, tried: Sequence[AnalysisCallback[Any]], texts: Sequence[str]) -> Verdict:
+def _verdict(callback: Any, texts: Sequence[str]) -> Verdict:
     if not isinstance(callback, AnalysisCallback):
         return Verdict(type(callback).__name__, None, "it is no analysis")
     said = tuple(text for text in texts if text.startswith(f"{callback.speaker}:"))

@@ -180,13 +180,22 @@ def tell(text: str) -> None:
     import_module(f"{PACKAGES[0].__name__}.utilities.rank_zero").rank_zero_info(text)
 
 
-def trainer_for(module: LightningModule, **options: Any) -> Trainer:
-    """A Trainer of the package that the module is of.
+def package_of(module: Any) -> Any:
+    """The Lightning package that a module is of.
 
     Raises:
         ConfigurationError: it is no LightningModule.
     """
     for package in PACKAGES:
         if isinstance(module, package.LightningModule):
-            return package.Trainer(**options)
+            return package
     raise ConfigurationError(f"expected a LightningModule, got {type(module).__name__}")
+
+
+def trainer_for(module: LightningModule, **options: Any) -> Trainer:
+    """A Trainer of the package that the module is of.
+
+    Raises:
+        ConfigurationError: it is no LightningModule.
+    """
+    return package_of(module).Trainer(**options)

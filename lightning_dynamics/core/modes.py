@@ -22,7 +22,8 @@ class Modes:
         eval_fails: the error in eval mode; "" if there is none.
         random: classes of modules that draw random numbers in train mode.
         as_trained: whether experiments run in train mode (but for dropout and batch normalisation), since eval mode
-            is another function.
+            is another function, and not only in that it uses estimates which train mode takes: running statistics,
+            singular vectors, ranges.
     """
 
     differing: tuple[str, ...] = ()
@@ -65,11 +66,13 @@ def compare_modes(
             tensor = output()
             found = error if tensor is None else tensor.detach()
         finally:
+            moved[0] = any(buffer.shape != saved.shape or not torch.equal(buffer, saved) for buffer, saved in buffers)
             for buffer, saved in buffers:
                 if buffer.shape == saved.shape:
                     buffer.data.copy_(saved)
         return found
 
+    moved = [False]  # whether the latest run changed a buffer
     aside = {id(sub) for sub in dropouts(module)}
     try:
         in_eval = value(lambda sub: False)
@@ -81,16 +84,21 @@ def compare_modes(
             return Modes(eval_fails=fails, as_trained=bool(fails))
         differing: list[str] = []
         random: list[str] = []
+        estimating: set[str] = set()
         for kind in dict.fromkeys(type(sub) for sub in subs if id(sub) not in aside):
             alone = value(lambda sub, kind=kind: type(sub) is kind and id(sub) not in aside)  # type: ignore[misc]
             if _same(in_eval, alone):
                 continue
+            if moved[0]:  # in train mode it takes an estimate, which eval mode uses
+                estimating.add(kind.__name__)
             reseed(1)
             other = value(lambda sub, kind=kind: type(sub) is kind and id(sub) not in aside)  # type: ignore[misc]
             reseed(0)
             (differing if _same(alone, other) else random).append(kind.__name__)
-        normalise = {type(layer).__name__ for layer in batchnorms(module)}
-        return Modes(tuple(differing), "", tuple(random), as_trained=bool(set(differing) - normalise))
+        if not differing and not random:  # several of them together
+            differing.append(type(module).__name__)
+        estimating |= {type(layer).__name__ for layer in batchnorms(module)}
+        return Modes(tuple(differing), "", tuple(random), as_trained=bool(set(differing) - estimating))
     finally:
         reseed(0)
         for sub, flag in zip(subs, flags, strict=True):

@@ -264,5 +264,7 @@ class LandscapeCallback(AnalysisCallback[LandscapeResult]):
         }
         # A loss that is no mean over anything in the batch is another one for smaller batches.
         size = None if context.task.counter is None else self._evaluation.batch_size
-        settings = replace(self._evaluation, loss_fn=context.loss_fn, batch_size=size, seed=context.probe.seed)
+        settings = replace(
+            self._evaluation, loss_fn=context.loss_fn, batch_size=size, seed=context.probe.seed, mode=self.mode
+        )
         return Evaluator(context.module, context.task, batches, settings)

@@ -48,7 +48,7 @@ def understand(
     for moved in (True, False):
         with isolated(module, mode="eval", seed=probe.seed) as streams, logging_disabled(module):
             experiments = Experiments(module, probe, loss_fn, predict_fn, streams, mode=mode, moved=moved)
-            task = _task_or_note(experiments)
+            task = task_of(experiments)
         if task.loss_known and not experiments.is_degenerate:
             break
     if task.loss_known:
@@ -96,24 +96,6 @@ def _keeps_state(module: Any, probe: Probe, experiments: Experiments, loss_fn: L
     return seen[0] is not None and seen[1] is not None and seen[0] != seen[1] and seen[0] == seen[0]
 
 
-def _task_or_note(experiments: Experiments) -> Task:
-    """The task; where the experiments themselves break on a module, as much as can be said, and why."""
-    try:
-        return task_of(experiments)
-    except Exception as error:
-        if experiments.predict_fn is not None:  # the user's own function, which will be called again
-            raise
-        experiments.notes.append(f"the experiments broke off: {type(error).__name__}: {error}")
-        forward = find_forward(experiments, None)
-        return Task(
-            type(experiments.module).__name__,
-            forward=forward,
-            axes=experiments.sample.axes,
-            loss_known=experiments.base_loss is not None,
-            notes=tuple(experiments.notes),
-        )
-
-
 def task_of(experiments: Experiments) -> Task:
     """Everything."""
     way, gradient, given = find_way(experiments)
@@ -137,8 +119,13 @@ def task_of(experiments: Experiments) -> Task:
     inputs = given
     reading, target, mask = Reading(), None, None
     if way is not None or experiments.predict_fn is not None:
-        inputs, candidates = _roles(experiments, way or Way())
-        reading, target, mask = _reading(experiments, way or Way(), inputs, candidates, gradient)
+        try:
+            inputs, candidates = _roles(experiments, way or Way())
+            reading, target, mask = _reading(experiments, way or Way(), inputs, candidates, gradient)
+        except Exception as error:
+            if experiments.predict_fn is not None:  # the user's own function, which will be called again
+                raise
+            experiments.notes.append(f"the experiments on its outputs broke off: {type(error).__name__}: {error}")
     counter, sums = _counter(experiments, reading, target, mask)
     if counter is None and reading.kind == "unknown" and experiments.base_loss is not None:
         reading = replace(reading, kind="pairs")

@@ -10,6 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_dynamics.core.usual_losses import (
+    Evidence,
+    Form,
+    binary_form,
+    distribution,
+    is_squared_error,
+    likely_forms,
+    log_probabilities,
+)
+
 Kind = Literal["multiclass", "binary", "multilabel", "regression", "tokens", "dense", "pairs", "unknown"]
 Output = Literal["logits", "probabilities", "log_probabilities", "values", "embeddings", "unknown"]
 
@@ -121,19 +131,20 @@ def read(
         return Reading()
     if targets.ndim > 1 and targets.ndim == output.ndim and targets.shape[1] == 1 < output.shape[1]:
         targets = targets[:, 0]
+    evidence = Evidence(output, loss, gradient)
     for reading in _of_classes(output, targets):
-        with_loss = _matched_classes(reading, output, targets, loss, weights)
+        with_loss = _matched_classes(reading, evidence, targets, weights)
         if with_loss is not None:
             return with_loss
     for reading in _of_classes(output, targets):
         for shift in _shifts(reading, output, targets):
             pulled = replace(reading, shift=shift)
             if declared or (gradient is not None and _pulls_up(pulled, gradient, targets)):
-                form = "logits" if declared else _distribution(output.movedim(reading.class_axis or 0, -1))
+                form = "logits" if declared else distribution(output.movedim(reading.class_axis or 0, -1))
                 without = () if gradient is None else _without_slopes(pulled, output, gradient, targets)
                 return replace(pulled, output=form, ignored=(*reading.ignored, *without))
     if targets.numel() == output.numel():
-        return _of_numbers(output, targets, loss, gradient, bounded, declared)
+        return _of_numbers(evidence, targets, bounded, declared)
     return Reading()
 
 
@@ -162,12 +173,9 @@ def _of_classes(output: Tensor, targets: Tensor) -> Iterator[Reading]:
         yield Reading(kind, classes=classes, class_axis=axis, ignored=tuple(map(int, outside)))
 
 
-def _matched_classes(
-    reading: Reading, output: Tensor, targets: Tensor, loss: float | None, weights: list[Tensor]
-) -> Reading | None:
+def _matched_classes(reading: Reading, evidence: Evidence, targets: Tensor, weights: list[Tensor]) -> Reading | None:
     """The reading under which a usual loss is the module's own."""
-    if loss is None:
-        return None
+    output = evidence.output
     for shift in _shifts(reading, output, targets):
         shifted = replace(reading, shift=shift)
         scores, wanted = shifted.aligned(output, targets)
@@ -181,15 +189,27 @@ def _matched_classes(
                 counted = own.counted(wanted)
                 if not bool(counted.any()):
                     continue
-                for form, log_probabilities in _log_probabilities(scores[counted]):
-                    terms = F.nll_loss(
-                        log_probabilities, wanted[counted], weight=_like(vector, scores), reduction="sum"
-                    )
-                    total = own.terms(targets)
+                for form in likely_forms(scores[counted]):
                     for sums in (False, True):
-                        if _equal(float(terms if sums else terms / total), loss):
+                        if evidence.fits(_cross_entropy(own, form, targets, sums)):
                             return replace(own, output=form, matched="cross_entropy", sums=sums)
     return None
+
+
+def _cross_entropy(reading: Reading, form: Form, targets: Tensor, sums: bool) -> Callable[[Tensor], Tensor]:
+    """As a function of the outputs."""
+    terms = 1.0 if sums else reading.terms(targets)
+
+    def loss(output: Tensor) -> Tensor:
+        scores, wanted = reading.aligned(output, targets)
+        if reading.soft:
+            return -(wanted * log_probabilities(scores, form)).sum() / (1 if sums else len(scores))
+        counted = reading.counted(wanted)
+        weights = None if reading.weights is None else reading.weights.to(scores.device, scores.dtype)
+        logs = log_probabilities(scores[counted], form)
+        return F.nll_loss(logs, wanted[counted], weight=weights, reduction="sum") / terms
+
+    return loss
 
 
 def _shifts(reading: Reading, output: Tensor, targets: Tensor) -> tuple[int, ...]:
@@ -220,41 +240,11 @@ def _without_slopes(reading: Reading, output: Tensor, gradient: Tensor, targets:
     return (int(passed_over),) if int(its_own.sum()) > 1 and bool(flat[its_own].all()) else ()
 
 
-def _like(vector: Tensor | None, scores: Tensor) -> Tensor | None:
-    return None if vector is None else vector.to(scores.device, scores.dtype)
-
-
-def _log_probabilities(scores: Tensor) -> Iterator[tuple[Output, Tensor]]:
-    """``(M, C)`` scores as log-probabilities, if they were this or that."""
-    form = _distribution(scores)
-    if form == "probabilities":
-        yield form, scores.clamp(min=1e-38).log()
-    elif form == "log_probabilities":
-        yield form, scores
-    yield "logits", scores.log_softmax(-1)
-
-
-def _distribution(scores: Tensor) -> Output:
-    """By values alone: rows of probabilities, of their logarithms, or logits."""
-    scores = scores.double()
-    if bool((scores >= 0).all()) and bool(((scores.sum(-1) - 1).abs() < 1e-3).all()):
-        return "probabilities"
-    if bool((scores <= 0).all()) and bool((scores.exp().sum(-1) - 1).abs().max() < 1e-3):
-        return "log_probabilities"
-    return "logits"
-
-
 # ---- one number per target ---------------------------------------------------------------------------------
 
 
-def _of_numbers(
-    output: Tensor,
-    targets: Tensor,
-    loss: float | None,
-    gradient: Tensor | None,
-    bounded: Callable[[], bool],
-    declared: bool,
-) -> Reading:
+def _of_numbers(evidence: Evidence, targets: Tensor, bounded: Callable[[], bool], declared: bool) -> Reading:
+    output, gradient = evidence.output, evidence.gradient
     known = ~targets.isnan() if targets.is_floating_point() else torch.ones_like(targets, dtype=torch.bool)
     wanted = targets.to(output.dtype)
     if not bool(known.any()):
@@ -263,19 +253,18 @@ def _of_numbers(
     if alike and bool((wanted >= 0).all()) and bool(((wanted.sum(1) - 1).abs() < 1e-4).all()):
         soft = Reading("multiclass" if output.ndim == 2 else "dense", classes=output.shape[1], class_axis=1, soft=True)
         one_hot = bool(((wanted == 0) | (wanted == 1)).all())
-        scores, shares = soft.aligned(output, wanted)
-        for form, log_probabilities in _log_probabilities(scores):
-            terms = -(shares * log_probabilities).sum()
+        scores, _ = soft.aligned(output, wanted)
+        for form in likely_forms(scores):
             for sums in (False, True):
-                if loss is not None and _equal(float(terms if sums else terms / len(shares)), loss):
+                if evidence.fits(_cross_entropy(soft, form, wanted, sums)):
                     return replace(soft, output=form, matched="cross_entropy", sums=sums)
-        if one_hot and _binary_form(output, wanted, known, loss) is None:
+        if one_hot and binary_form(evidence, wanted, known) is None:
             classes = replace(soft, soft=False)
             if declared or (gradient is not None and _pulls_up(classes, gradient, wanted.argmax(1))):
-                return replace(soft, output=_distribution(scores))
+                return replace(soft, output=distribution(scores))
     if bool(((wanted == 0) | (wanted == 1))[known].all()):
-        answer = _binary_form(output, wanted, known, loss)
-        if answer is None and _squared(output, wanted, known, loss):
+        answer = binary_form(evidence, wanted, known)
+        if answer is None and is_squared_error(evidence, wanted, known):
             if bounded():
                 return Reading(_yes_or_no(targets), "probabilities", matched="mse")
             return Reading("regression", "values", matched="mse")
@@ -284,7 +273,7 @@ def _of_numbers(
                 return Reading()
             return Reading(_yes_or_no(targets), "probabilities" if not declared and bounded() else "logits")
         return Reading(_yes_or_no(targets), answer, matched="binary_cross_entropy")
-    return Reading("regression", "values", matched="mse" if _squared(output, wanted, known, loss) else "")
+    return Reading("regression", "values", matched="mse" if is_squared_error(evidence, wanted, known) else "")
 
 
 def _pushes_apart(gradient: Tensor, wanted: Tensor, known: Tensor) -> bool:
@@ -297,25 +286,3 @@ def _yes_or_no(targets: Tensor) -> Kind:
     if targets.numel() == len(targets):
         return "binary"
     return "multilabel" if targets.ndim == 2 else "dense"
-
-
-def _binary_form(output: Tensor, wanted: Tensor, known: Tensor, loss: float | None) -> Output | None:
-    """The form under which binary cross-entropy, mean or sum, is the module's loss."""
-    if loss is None:
-        return None
-    numbers, answers = output.reshape(-1)[known.reshape(-1)], wanted.reshape(-1)[known.reshape(-1)]
-    if bool(((numbers >= 0) & (numbers <= 1)).all()):
-        terms = F.binary_cross_entropy(numbers, answers, reduction="none")
-        if _equal(float(terms.mean()), loss) or _equal(float(terms.sum()), loss):
-            return "probabilities"
-    terms = F.binary_cross_entropy_with_logits(numbers, answers, reduction="none")
-    return "logits" if _equal(float(terms.mean()), loss) or _equal(float(terms.sum()), loss) else None
-
-
-def _squared(output: Tensor, wanted: Tensor, known: Tensor, loss: float | None) -> bool:
-    errors = (output.reshape(-1) - wanted.reshape(-1))[known.reshape(-1)].square()
-    return loss is not None and any(_equal(float(value), loss) for value in (errors.mean(), errors.sum()))
-
-
-def _equal(a: float, b: float) -> bool:
-    return abs(a - b) <= 1e-4 * max(abs(a), abs(b)) + 1e-7

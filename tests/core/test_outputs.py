@@ -243,6 +243,26 @@ def test_as_many_places_as_classes_and_a_loss_of_another_form() -> None:
     assert seen(draw(5, C, C), classes(5, C), lambda o, t: loss(o.movedim(1, 2), t)).class_axis == 1
 
 
+@pytest.mark.parametrize(
+    "name", ["the next word", "tokens", "padding of 0", "padding of 0 that counts", "as many tokens as classes", "sum"]
+)
+def test_a_network_that_says_nothing_yet(name: str) -> None:
+    """Every mean is log C there, whatever it is over: the gradient tells."""
+    case = CASES[name]
+    found = seen(1e-6 * case.output, case.targets, case.loss)
+    assert (found.kind, found.output, found.matched) == (case.kind, case.form, case.matched)
+    assert (found.shift, found.ignored, found.class_axis) == (case.shift, case.ignored, case.class_axis)
+
+
+def test_class_weights_of_a_network_that_says_nothing_yet() -> None:
+    output, targets = 1e-6 * draw(5, 7, C), classes(5, 7)
+    found = seen(output, targets, lambda o, t: last_axis(o, t, weight=WEIGHTS), weights=[WEIGHTS])
+    assert found.matched == "cross_entropy" and found.weights is WEIGHTS
+    assert seen(output, targets, last_axis, weights=[WEIGHTS]).weights is None
+    unseen = seen(output, targets, lambda o, t: last_axis(o, t, weight=WEIGHTS))  # the module holds no such vector
+    assert unseen.kind == "tokens" and not unseen.matched
+
+
 # ---- what nothing tells ------------------------------------------------------------------------------------------
 
 

@@ -44,6 +44,7 @@ REDUCED_07_coordconv := --max-steps 3 --places 60 --looks 1 --splits quadrant
 REDUCED_08_multiply_by_one := --grid 5 --random 8 --steps 60 --rates 0.05 0.2
 REDUCED_09_replay := --epochs 2
 REDUCED_10_critical_points := --epochs 1 --iterations 3 --probe 64 --snapshots 4 --hidden 4
+REDUCED_11_preflight := --seed 0
 EXAMPLES := $(basename $(notdir $(wildcard examples/[0-9]*.py)))
 
 examples: $(EXAMPLES:%=example-%)

@@ -139,6 +139,23 @@ def test_flags_and_buffers_are_put_back_after_an_error() -> None:
     assert not norm.running_mean.any() and norm.num_batches_tracked == 0
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_little_noise_is_noise(seed: int) -> None:
+    """In a loss that hardly depends on the outputs, other random numbers give nearly the same."""
+    module = nn.Sequential(net(), Noise())
+    scale = 1e-5 * (1 + seed)
+    modes = compare(module, lambda out: 1 + scale * out.sum())
+    assert modes.differing == () and not modes.as_trained
+
+
+def test_what_is_not_finite_in_train_mode_alone_is_no_noise() -> None:
+    class Overflows(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * float("nan") if self.training else x
+
+    assert compare(net(Overflows())).differing == ("Overflows",)
+
+
 def test_nan_is_equal_to_nan() -> None:
     assert compare(net(nn.ReLU()), lambda out: out.sum() * float("nan")) == Modes()
 

@@ -140,9 +140,14 @@ def example_axes(batches: Sequence[tuple[Any, int]]) -> tuple[dict[Path, Axis], 
                 without.append(path)
             else:
                 axes[path] = axis
-        elif isinstance(node, list) and path and [len(one) if isinstance(one, list) else -1 for one in same] == sizes:
+        elif len(set(sizes)) > 1 and [_list_length(one) for one in same] == sizes:
             axes[path] = LIST
     return axes, without
+
+
+def _list_length(node: Any) -> int:
+    """Of a list or tuple whose items can stand for examples, as those of a named tuple cannot; −1 of other nodes."""
+    return len(node) if isinstance(node, list | tuple) and not hasattr(node, "_fields") else -1
 
 
 def moving_axis(shapes: Sequence[Sequence[int]], sizes: Sequence[int]) -> int | None:
@@ -165,7 +170,7 @@ def rows(batch: Any, axes: Axes, chosen: Sequence[int]) -> Any:
         if isinstance(axis, int):
             values[path] = node.index_select(axis, torch.tensor(list(chosen), device=node.device))
         else:
-            values[path] = [node[row] for row in chosen]
+            values[path] = type(node)([node[row] for row in chosen])
     return replaced(batch, values)
 
 

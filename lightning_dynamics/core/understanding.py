@@ -159,6 +159,8 @@ def _roles(experiments: Experiments, way: Way) -> tuple[list[Path], list[Path]]:
     inputs, candidates = [], []
     for path, tensor in tensors(experiments.whole).items():
         axis = experiments.sample.axes.get(path, 0)
+        if any(experiments.sample.axes.get(path[:length]) is LIST for length in range(len(path))):
+            continue  # one example's own
         if tensor.ndim == 0 or not isinstance(axis, int) or tensor.shape[axis] < 2:
             continue
         exchanged = replaced(experiments.whole, {path: tensor.roll(1, axis)})

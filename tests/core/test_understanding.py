@@ -262,3 +262,24 @@ def test_a_list_of_loaders_is_no_data_set() -> None:
     report = preflight(KINDS["a dict of two loaders"].make_module(), KINDS["a dict of two loaders"].make_loader())
     assert report.task.to_dict()["inputs"] == [["clinic", 0], ["survey", 0]]
     assert loader_of(torch.zeros(4, 1)).batch_size == BATCH
+
+
+@pytest.mark.parametrize("collate", [list, lambda items: tuple(zip(*items, strict=True))], ids=["examples", "items"])
+def test_lists_with_one_item_per_example(collate: Any) -> None:
+    """As detectors have them: a list of examples, or a tuple of pictures and a tuple of targets."""
+    x, y = labelled()
+
+    class Listed(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(5, CLASSES)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            inputs, classes = zip(*batch, strict=True) if collate is list else batch
+            return F.cross_entropy(self.net(torch.stack(inputs)), torch.stack(classes))
+
+    data: Any = list(zip(x, y, strict=True))
+    task = preflight(Listed(), DataLoader(data, BATCH, collate_fn=collate)).task
+    batch = collate(data[:6])
+    assert task.loss_unit == "examples" and not task.classifies
+    assert task.examples_in(batch) == task.terms(batch, 6) == 6

@@ -342,9 +342,11 @@ def gated() -> nn.Module:
     return nn.Sequential(Gated(), net)
 
 
-def test_mode_is_asked_for_where_it_makes_a_difference(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"VoGCallback: in eval mode.*\(Gated differ\).*`mode='train'`"):
-        vog(tmp_path, TensorDataset(X, LABELS), usual, net=gated())
+def test_what_is_trained_is_scored_and_it_is_said(tmp_path: Path) -> None:
+    data = TensorDataset(X, LABELS)
+    with pytest.warns(UserWarning, match=r"VoGCallback: in eval mode.*\(Gated differ\).*`mode='eval'`"):
+        found = vog(tmp_path / "open", data, usual, net=gated())
+    assert_as(found, vog(tmp_path / "train", data, usual, net=gated(), mode="train"))
 
 
 def test_mode_train_is_the_function_that_is_trained(tmp_path: Path) -> None:

@@ -71,8 +71,8 @@ COMMON: dict[str, Argument] = {
     "name": Argument("str | None", "tells several of these apart in the loggers: ``{group}/{name}/…``."),
     "on_error": Argument(
         "OnError",
-        '``"warn"``: if the analysis fails, it warns once, with the reason or the traceback, and training goes on; ``"raise"``: '
-        "that ends training, in all processes.",
+        '``"warn"``: if the analysis fails, it warns once, with the reason or the traceback, and training goes on; '
+        '``"raise"``: that ends training, in all processes.',
         lambda value: value in ("warn", "raise"),
         "'warn' or 'raise'",
     ),

@@ -59,10 +59,13 @@ class Experiments:
         self.carries_state = False
         self.modes = Modes()
         _give_statistics(module)
-        self.first_loss = self.loss(self.whole)
+        self.loss(self.whole)  # lazy modules get their parameters
         if moved:
             perturbed(module, torch.Generator().manual_seed(probe.seed))
             self._calibrate()
+        if self.sample.is_by_length and not self._is_exchangeable():
+            self.sample.distrust()
+            self.whole = self.sample.whole
         modes = compare_modes(module, lambda: self._loss(own_copy(self.whole)), self._output_now, self.reseed)
         # Where eval mode has no loss, train mode tells what can be known.
         self.modes = replace(modes, as_trained=modes.as_trained and (mode == "train" or bool(modes.eval_fails)))
@@ -73,6 +76,15 @@ class Experiments:
             self.modes.apply(module)
         self.carries_state = self._carries_state()
         self.base_loss = self.loss(self.whole)
+
+    def _is_exchangeable(self) -> bool:
+        """Whether the loss is the same with the examples in another order: it is not along an axis of time."""
+        count = len(self.sample)
+        turned = self.sample.split([*range(1, count), 0])
+        losses = [None if batch is None else self.loss(batch) for batch in (self.whole, turned)]
+        if losses[0] is None or losses[1] is None:
+            return False
+        return abs(losses[1] - losses[0]) <= 1e-5 * abs(losses[0])
 
     def _calibrate(self) -> None:
         """Give batch normalisation the statistics of this point: with others the signal may fade on its way."""

@@ -20,6 +20,7 @@ from lightning_dynamics.core.lightning import ConfigurationError, to_device
 from lightning_dynamics.core.precision import default_dtype
 from lightning_dynamics.core.probe_sources import resolve
 from lightning_dynamics.core.random_state import preserved_random_state, seed_all
+from lightning_dynamics.core.recording import stacks
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -69,6 +70,7 @@ class Probe:
         seed: of frozen augmentation.
         default_dtype: while examples are read: an analysis in float64 would draw other augmentations.
         recorded: the minibatches, where they were recorded.
+        stacked: of recorded minibatches, every tensor is known to have one row per example along its first axis.
         bucketed: only examples of one minibatch go together, as the user's batch sampler says.
         terms: of the loss, per task and minibatch, as far as they have been counted.
     """
@@ -81,6 +83,7 @@ class Probe:
     seed: int
     default_dtype: torch.dtype = field(default_factory=torch.get_default_dtype)
     recorded: Sequence[Any] | None = None
+    stacked: bool = False
     bucketed: bool = False
     terms: dict[Any, float] = field(default_factory=dict, repr=False)
     _kept: dict[int, _Read] = field(default_factory=dict, repr=False)
@@ -249,7 +252,7 @@ def recorded_probe(
     key = ("recorded", tuple(id(batch) for batch, _ in batches), seed, num_examples, batch_size)
     shared = _probes.setdefault(trainer, {})
     if key not in shared:
-        shared[key] = probe_of(batches, seed)
+        shared[key] = replace(probe_of(batches, seed), stacked=stacks(trainer.train_dataloader))
     return shared[key]
 
 

@@ -26,6 +26,8 @@ class Sample:
         """Choose them, and find their axes."""
         self.probe = probe
         self.notes: list[str] = []
+        self.is_by_length = False
+        """Whether the axes are told by their length alone."""
         self.collated, self.size = probe.few(MANY)
         self.axes, self.unplaced, self.places = self._axes()
         self.whole = self.batch_of(range(len(self.places)))
@@ -65,17 +67,23 @@ class Sample:
         return list(dict.fromkeys(chosen))
 
     def _recorded_axes(self) -> tuple[dict[Path, Axis], list[Path], list[int]]:
-        """Of minibatches that were recorded: by two sizes if there are two, else by the one that fits."""
+        """Of recorded minibatches: known, or by two sizes; with one size by length, until :meth:`distrust`."""
         recorded = [(batch, len(own)) for batch, own in zip(self.probe.recorded or (), self.probe.batches, strict=True)]
         by_size = {size: (batch, size) for batch, size in reversed(recorded)}
-        if len(by_size) > 1:
+        batch, size = recorded[0]
+        shapes = {path: tuple(tensor.shape) for path, tensor in tensors(batch).items()}
+        axes: dict[Path, Axis] = {}
+        unplaced: list[Path] = []
+        if self.probe.stacked:
+            axes = {path: 0 for path, shape in shapes.items() if shape[:1] == (size,)}
+            unplaced = [path for path in shapes if path not in axes]
+        elif len(by_size) > 1:
             axes, unplaced = example_axes(list(by_size.values()))
         else:
-            batch, size = recorded[0]
-            axes, unplaced = {}, []
-            for path, tensor in tensors(batch).items():
-                fitting = [axis for axis, length in enumerate(tensor.shape) if length == size]
-                if len(fitting) == 1 or (fitting and fitting[0] == 0):
+            self.is_by_length = True
+            for path, shape in shapes.items():
+                fitting = [axis for axis, length in enumerate(shape) if length == size]
+                if len(fitting) == 1:
                     axes[path] = fitting[0]
                 else:
                     unplaced.append(path)
@@ -88,6 +96,15 @@ class Sample:
             return self.collated(places)
         batch = self.probe.batch(0).data
         return batch if self.unplaced else rows(batch, self.axes, places)
+
+    def distrust(self) -> None:
+        """Let go of axes that are not those of the examples."""
+        self.notes.append(
+            "along which axis the examples of the recorded minibatches lie is not known, since they all are of one "
+            "size: give a DataLoader with the default `collate_fn`, or a map-style Dataset, as `data`"
+        )
+        self.unplaced, self.axes = list(tensors(self.probe.batch(0).data)), {}
+        self.whole = self.batch_of(range(len(self)))
 
     def split(self, numbers: Sequence[int]) -> Any:
         """Some of the examples out of the whole minibatch: cut from it where every tensor has its axis."""

@@ -265,9 +265,11 @@ class Task:
             ConfigurationError: with a value to try.
         """
         if self.predict_fn is None and (self.targets is None or self.way is None):
-            what = "nothing in the batch is a target" if self.way is not None else self._no_outputs()
+            if self.way is None:
+                raise ConfigurationError(self._no_outputs())
+            why = f"the loss of {self.module} depends on {self._items(self.inputs) or 'no item'} alone"
             raise ConfigurationError(
-                f"{what}: the loss of {self.module} depends on {self._items(self.inputs) or 'no item'} alone, so give "
+                f"nothing in the batch is known to be a target: {'; '.join(self.notes) or why}; give "
                 "`predict_fn=lambda module, batch: (logits, targets)` if there are some"
             )
 

@@ -10,7 +10,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from lightning_dynamics.core import objective
 from lightning_dynamics.core.batch_tree import LIST, Path, at, replaced, tensors
 from lightning_dynamics.core.calls import first_tensor
 from lightning_dynamics.core.experiments import Experiments, close, own_copy
@@ -51,6 +50,10 @@ def understand(
             task = task_of(experiments)
         if task.loss_known and not experiments.is_degenerate:
             break
+    else:
+        if task.loss_known:
+            said = f"its loss is {experiments.base_loss}, which tells nothing of what it depends on"
+            task = replace(task, notes=(*task.notes, said))
     if task.loss_known:
         task = replace(task, keeps_state=_keeps_state(module, probe, experiments, loss_fn))
     return task
@@ -68,13 +71,14 @@ def task_for(
     predict_fn: PredictFn | None,
     mode: Mode = "eval",
 ) -> tuple[Task, bool]:
-    """The task that callbacks of one Trainer share, and whether it is new: found out just now."""
+    """The task that callbacks of one Trainer share, and whether it says something new."""
     known = _tasks.setdefault(trainer, {})
     data = "recorded" if probe.recorded is not None else id(probe.dataset)  # all are the beginning of one stream
     key = (id(module), data, id(probe.collate), loss_fn, predict_fn)
-    is_new = (key, mode) not in known
-    if is_new:
+    is_new = False
+    if (key, mode) not in known:
         task = understand(module, probe, loss_fn=loss_fn, predict_fn=predict_fn, mode=mode)
+        is_new = all(str(task) != str(other) for other in known.values())
         for own in (mode,) if task.as_trained_only else ("eval", "train"):  # the same for both, but for few modules
             known[key, own] = task
     return known[key, mode], is_new
@@ -155,7 +159,6 @@ def _roles(experiments: Experiments, way: Way) -> tuple[list[Path], list[Path]]:
     again = first_tensor(experiments.output(way, experiments.whole))
     exact = before is not None and again is not None and torch.equal(before, again)
     same = torch.equal if exact else close  # what an unused item goes into is computed bit for bit as before
-    given = way.template.consumed(experiments.whole) if way.template is not None else []
     inputs, candidates = [], []
     for path, tensor in tensors(experiments.whole).items():
         axis = experiments.sample.axes.get(path, 0)
@@ -164,9 +167,7 @@ def _roles(experiments: Experiments, way: Way) -> tuple[list[Path], list[Path]]:
         if tensor.ndim == 0 or not isinstance(axis, int) or tensor.shape[axis] < 2:
             continue
         exchanged = replaced(experiments.whole, {path: tensor.roll(1, axis)})
-        if torch.equal(at(exchanged, path), tensor):
-            if path in given and not _named_like_targets(path):
-                inputs.append(path)
+        if torch.equal(at(exchanged, path), tensor):  # the same for all examples: nothing tells what it is
             continue
         try:
             after = first_tensor(experiments.output(way, exchanged))
@@ -302,7 +303,3 @@ def _parts(experiments: Experiments, count: int) -> list[list[Part]]:
         if len(found) == 2:
             parts.append(found)
     return parts
-
-
-def _named_like_targets(path: Path) -> bool:
-    return bool(path) and str(path[-1]) in objective.TARGET_KEYS

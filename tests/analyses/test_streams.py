@@ -484,3 +484,74 @@ def _numbers(value: Any, path: str = "") -> dict[str, Tensor]:
     if isinstance(value, dict):
         return {key: one for name, inner in value.items() for key, one in _numbers(inner, f"{path}/{name}").items()}
     return {path: torch.as_tensor(value)} if isinstance(value, Tensor | float) else {}
+
+
+# ---- which axis is that of the examples --------------------------------------------------------------------
+
+
+class Steps(lightning.LightningModule):
+    """``(T, N, F)`` steps to classes, by a recurrent layer whose weight is normalised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.utils.parametrizations.weight_norm(nn.Linear(FEATURES, BATCH))  # as many rows as examples
+        self.recurrent, self.head = nn.GRU(BATCH, 6), nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.recurrent(self.inner(x))[0][-1])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Walks(IterableDataset[Any]):
+    def __init__(self, length: int) -> None:
+        self.items = [(torch.randn(length, FEATURES), torch.tensor(i % CLASSES)) for i in range(4 * BATCH)]
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self.items
+
+
+def time_first(items: list[Any]) -> tuple[Tensor, Tensor]:
+    return torch.stack([x for x, _ in items], 1), torch.stack([y for _, y in items])
+
+
+def similarities(tmp_path: Path, length: int, **words: Any) -> CKACallback:
+    callback = CKACallback(num_examples=4 * BATCH, batch_size=BATCH, components=False, **words)
+    trainer(tmp_path, [callback], max_epochs=2).fit(Steps(), DataLoader(Walks(length), BATCH, collate_fn=time_first))
+    return callback
+
+
+def test_layers_of_a_stream_are_those_whose_axis_moves(tmp_path: Path) -> None:
+    """All recorded minibatches are of one size: they are cut, and a weight with as many rows does not follow."""
+    result = similarities(tmp_path, 5, on_error="raise").last_result
+    assert result is not None and result.layers_x == ["inner", "recurrent", "head"]
+
+
+def test_an_axis_that_only_its_length_would_tell_is_not_taken(tmp_path: Path) -> None:
+    """As many steps as examples: either axis might be theirs."""
+    with pytest.warns(UserWarning, match="which row is which example cannot be told.*`data`"):
+        callback = similarities(tmp_path, BATCH)
+    assert callback.last_result is None and callback.refusal
+
+
+def test_an_axis_of_time_is_not_taken_for_that_of_the_examples() -> None:
+    """It is the only one of that length, but the loss changes with its order."""
+    from lightning_dynamics.core.probe import probe_of
+    from lightning_dynamics.core.understanding import understand
+
+    class Last(Steps):
+        """Its batches have no axis of examples at all: one walk each."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x[:, None])
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return F.cross_entropy(self(batch[0]), batch[1][:1])
+
+    walk = torch.randn(BATCH, FEATURES), torch.zeros(BATCH, dtype=torch.int64)
+    task = understand(Last(), probe_of([(walk, BATCH)], seed=0))
+    assert not task.axes and any("not known" in note for note in task.notes)

@@ -7,3 +7,5 @@ from tests.kinds.kind import Expected as Expected
 from tests.kinds.kind import Kind as Kind
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (*forms.KINDS, *batches.KINDS, *targets.KINDS, *structures.KINDS)}
+WITH_LOSS = [name for name, kind in KINDS.items() if kind.make_module().automatic_optimization]
+"""Those whose ``training_step`` returns it."""

@@ -13,7 +13,7 @@ import torch
 from lightning_dynamics.core.batch_tree import at, replaced
 from tests.house.training import trainer
 from tests.kinds.kind import batches, doubled
-from tests.kinds.modules import KINDS
+from tests.kinds.modules import KINDS, WITH_LOSS
 
 each = pytest.mark.parametrize("name", KINDS)
 
@@ -33,12 +33,10 @@ def test_trains(name: str, tmp_path: Path) -> None:
     assert accuracy is None or 0 <= accuracy <= 1
 
 
-@each
+@pytest.mark.parametrize("name", WITH_LOSS)
 def test_the_loss_written_out_is_that_of_training_step(name: str) -> None:
     kind = KINDS[name]
     module: Any = kind.make_module().double().train()
-    if not module.automatic_optimization:
-        pytest.skip("its training_step returns no loss")
     for batch in map(doubled, batches(kind.make_loader())):
         total, weight = kind.loss_terms(module, batch)
         expected = total if kind.expected.loss_unit == "sum" else total / weight

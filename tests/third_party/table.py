@@ -43,7 +43,7 @@ this page; the tests in `tests/third_party` hold the same for every cell.
 - **rests (`argument`)**: the analysis does nothing, and its warning names these arguments. Where nothing can be given
   because the question makes no sense (the accuracy of an autoencoder), it names what would be needed. With
   `module(batch)`, the module has to be run once before training.
-- **fault**: known to be wrong today; the test is marked so.
+- **fault**: none of these. No such cell is let into the repository.
 
 In every cell but faults, weights, buffers, gradients, optimizer state, random number streams and logged metrics are the
 same to the bit as without the analysis.

@@ -273,7 +273,9 @@ class CKACallback(AnalysisCallback[CKAResult]):
         self, module: nn.Module, context: Context, patterns: str | Sequence[str], argument: str
     ) -> Observed:
         """The selected layers that run, in order; says which were left out."""
-        observed = self._observer.layers_that_run(module, self._run(module, context), context.probe, patterns, argument)
+        assert context.task is not None
+        run, placed = self._run(module, context), context.task.axes
+        observed = self._observer.layers_that_run(module, run, context.probe, placed, patterns, argument)
         if observed.left_out and context.ranks.rank == 0:
             warnings.warn(f"{type(self).__name__}: layers left out of the map: {observed.left_out}", stacklevel=2)
         return observed

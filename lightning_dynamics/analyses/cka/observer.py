@@ -13,7 +13,7 @@ from lightning_dynamics.analyses.cka import estimator
 from lightning_dynamics.analyses.cka.estimator import Kernel
 from lightning_dynamics.analyses.cka.features import Reduction, features
 from lightning_dynamics.analyses.cka.reference import Representation
-from lightning_dynamics.core.batch_tree import moving_axis
+from lightning_dynamics.core.batch_tree import Axes, moving_axis
 from lightning_dynamics.core.collating import sizes_to_compare
 from lightning_dynamics.core.layers import (
     Layer,
@@ -25,11 +25,15 @@ from lightning_dynamics.core.layers import (
 )
 from lightning_dynamics.core.lightning import ConfigurationError
 from lightning_dynamics.core.probe import Batch, Probe
+from lightning_dynamics.core.samples import Sample
+
+_OF_ONE_SIZE = (
+    " (which row is which example cannot be told of recorded minibatches that all have one size, unless the DataLoader "
+    "has the default `collate_fn`: give a map-style Dataset as `data`)"
+)
 
 Run = Callable[[nn.Module, Any], object]
 """``run(module, batch)`` runs the layers."""
-
-_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -66,16 +70,24 @@ class Observer:
     components: bool
 
     def layers_that_run(
-        self, module: nn.Module, run: Run, probe: Probe, patterns: str | Sequence[str], argument: str
+        self, module: nn.Module, run: Run, probe: Probe, placed: Axes, patterns: str | Sequence[str], argument: str
     ) -> Observed:
         """The selected layers that a forward pass runs, in order.
+
+        Args:
+            module: isolated.
+            run: runs them.
+            probe: on what.
+            placed: axes of the examples in its minibatches, as far as they are known.
+            patterns: of the layers.
+            argument: what the user calls them.
 
         Raises:
             ConfigurationError: naming ``argument``: a pattern matches nothing, or none of the layers is usable.
         """
         selected = select_layers(module, patterns, argument=argument)
         wanted = {patterns} if isinstance(patterns, str) else set(patterns)
-        axes = _example_axes(module, run, probe, selected)
+        axes = _example_axes(module, run, probe, placed, selected)
         batch = probe.batch(0)
         order, never_run, refused = executed_layers(
             selected,
@@ -87,6 +99,7 @@ class Observer:
             raise ConfigurationError(
                 f"`{argument}={patterns!r}`: none of these layers runs in a forward pass of {type(module).__name__} "
                 "and puts out one row of floating-point numbers per example; choose others, or pass `predict_fn`"
+                + (_OF_ONE_SIZE if probe.recorded is not None and not placed else "")
             )
         reasons = [(never_run, "never run in a forward pass"), (refused, "no row of numbers per example")]
         left_out = "; ".join(f"{', '.join(names)} ({reason})" for names, reason in reasons if names)
@@ -127,26 +140,20 @@ class Observer:
         return Representation.of(grams, debiased=self.debiased, components=self.components)
 
 
-def _example_axes(module: nn.Module, run: Run, probe: Probe, layers: dict[str, nn.Module]) -> dict[Layer, int]:
+def _example_axes(
+    module: nn.Module, run: Run, probe: Probe, placed: Axes, layers: dict[str, nn.Module]
+) -> dict[Layer, int]:
     """Along which axis of each layer's output the examples lie: the one that is as long as they are many.
 
     Seen in minibatches of different sizes. A weight, a table of positions, or a state has no such axis.
     """
-    collated, count = probe.few(_FEW)
-    if collated is not None and count > 1:
-        runs = [(collated(range(size)), size) for size in sizes_to_compare(count)]
-    else:
-        by_size = {len(probe.batches[number]): number for number in range(len(probe.batches))}
-        runs = [(probe.batch(number).data, size) for size, number in by_size.items()]
+    sample = Sample(probe)
+    runs = [(probe.batch(number).data, len(own)) for number, own in enumerate(probe.batches)] if probe.recorded else []
+    if placed or not runs:  # recorded minibatches can be cut where the axes of their tensors are known
+        cut = [(sample.split(range(size)), size) for size in sizes_to_compare(len(sample))]
+        runs = [(batch, size) for batch, size in cut if batch is not None] or runs
+    runs = list({size: (batch, size) for batch, size in runs}.values())
     shapes = [output_shapes(layers, lambda batch=batch: run(module, batch)) for batch, _ in runs]  # type: ignore[misc]
     sizes = [size for _, size in runs]
-    axes: dict[Layer, int] = {}
-    for layer, shape in shapes[0].items():
-        same = [own.get(layer, ()) for own in shapes]
-        axis = moving_axis(same, sizes)
-        if len(set(sizes)) == 1:  # recorded minibatches of one size: the only axis of that length
-            fitting = [number for number, length in enumerate(shape) if length == sizes[0]]
-            axis = fitting[0] if len(fitting) == 1 or fitting[:1] == [0] else None
-        if axis is not None:
-            axes[layer] = axis
-    return axes
+    found = {layer: moving_axis([own.get(layer, ()) for own in shapes], sizes) for layer in shapes[0]}
+    return {layer: axis for layer, axis in found.items() if axis is not None}

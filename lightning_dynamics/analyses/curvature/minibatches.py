@@ -77,6 +77,11 @@ class Minibatches:
         kept = [_Kept(batch) for batch in batches]
         if weights is not None:
             _check_weights(weights, len(kept))
+        elif any(item.is_ambiguous for item in kept) and len({item.examples for item in kept}) > 1:
+            raise ConfigurationError(
+                "`batches`: their tensors have first axes of different lengths, so their examples cannot be counted: "
+                "give `weights`, the number of terms that each batch's loss is a mean over"
+            )
         numbers = [number for number, item in enumerate(kept) if item.examples]
         if not numbers:
             raise ConfigurationError(
@@ -135,6 +140,7 @@ class _Kept:
                 "one row per example"
             )
         self.examples = len(first)
+        self.is_ambiguous = any(tensor.ndim and len(tensor) != self.examples for tensor in _tensors(batch))
 
     def copied(self) -> Any:
         if self._is_trusted is None and self._given:

@@ -21,6 +21,7 @@ from lightning_dynamics.core.objective import LossFn, PredictFn
 from lightning_dynamics.core.parameters import plain_name, select_parameters
 from lightning_dynamics.core.probe import probe_of
 from lightning_dynamics.core.quiet import logging_disabled
+from lightning_dynamics.core.task import EXAMPLES
 from lightning_dynamics.core.understanding import understand
 
 Coordinates = Sequence[float] | Tensor
@@ -201,6 +202,11 @@ def _evaluate(
         raise ConfigurationError(f"`directions` name {unknown}; the module's parameters are {', '.join(everything)}")
     held = list(batches)
     task = understand(module, probe_of(counted(held), settings.seed), loss_fn=settings.loss_fn, predict_fn=predict_fn)
+    if not task.axes and task.counter is EXAMPLES and len({examples for _, examples in counted(held)}) > 1:
+        raise ConfigurationError(
+            "`batches`: their sizes differ, and along which axis of their tensors the examples lie is not known, so "
+            "they cannot be weighed: give batches of one size"
+        )
     settings = replace(settings, loss_fn=task.mean_loss(settings.loss_fn))
     with isolated(module, seed=settings.seed), logging_disabled(module):
         minibatches = of_batches(module, held, task, layout=settings.channels_last)

@@ -46,11 +46,13 @@ class Quantities:
     ) -> None:
         """Try every one of them once."""
         self._module, self._task, self._loss_fn = module, task, loss_fn
-        self._metrics: dict[str, MetricFn] = {}
+        self._metrics: dict[str, Measure] = {}
         self._memo: _Memo | None = None
         self._captured: Captured | None = None
         self.loss(load())  # what is wrong with it is said here
-        self._metrics = metrics_named((["accuracy"] if task.classifies else []) if wanted is None else wanted)
+        self._metrics = metrics_named(
+            (["accuracy"] if task.classifies else []) if wanted is None else wanted, task.accuracy
+        )
         if not self._metrics:
             return
         try:
@@ -74,7 +76,7 @@ class Quantities:
         return self._task.predict_fn is None and self._task.way is not None and self._task.way.in_step
 
     def _check_accuracy(self) -> None:
-        if "accuracy" in self._metrics and self._metrics["accuracy"] is _the_tasks_own and not self._task.classifies:
+        if self._task.accuracy in self._metrics.values() and not self._task.classifies:
             self._task.require_targets()
             raise ConfigurationError(f"there is no accuracy where {self._task}")
 
@@ -104,11 +106,7 @@ class Quantities:
                 output, targets = task.predictions(self._module, batch)
         logits = first_tensor(output)
         assert logits is not None
-        return [loss, *(self._measured(metric, logits, targets) for metric in self._metrics.values())]
-
-    def _measured(self, metric: MetricFn, logits: Tensor, targets: Any) -> Tensor:
-        value = self._task.accuracy(logits, targets) if metric is _the_tasks_own else metric(logits, targets)
-        return torch.as_tensor(value)
+        return [loss, *(torch.as_tensor(metric(logits, targets)) for metric in self._metrics.values())]
 
     def loss(self, batch: Any) -> Tensor:
         """The loss alone."""
@@ -126,24 +124,27 @@ class Quantities:
             yield
 
 
-def _the_tasks_own(logits: Tensor, targets: Tensor) -> Tensor:
-    """Stands for the accuracy that the task knows."""
-    raise NotImplementedError
+Measure = Callable[[Tensor, Tensor], Tensor | None]
+_ANY: Measure = Task("module").accuracy
 
 
-def metrics_named(wanted: Sequence[str | MetricFn]) -> dict[str, MetricFn]:
+def metrics_named(wanted: Sequence[str | MetricFn], accuracy: Measure = _ANY) -> dict[str, Measure]:
     """Metrics by the name under which they are shown.
+
+    Args:
+        wanted: by the user.
+        accuracy: what ``"accuracy"`` stands for.
 
     Raises:
         ConfigurationError: not a sequence of names and functions.
     """
     if isinstance(wanted, str):
         raise ConfigurationError(f"`quantities={wanted!r}`: give a list, such as ['accuracy']")
-    metrics: dict[str, MetricFn] = {}
+    metrics: dict[str, Measure] = {}
     for metric in wanted:
         if metric == "loss":  # is always there
             continue
-        function = _the_tasks_own if metric == "accuracy" else resolve_function(metric, "quantities")
+        function = accuracy if metric == "accuracy" else resolve_function(metric, "quantities")
         name = metric.rpartition(".")[2] if isinstance(metric, str) else getattr(metric, "__name__", "metric")
         if not callable(function) or name in metrics or name == "loss":
             raise ConfigurationError(

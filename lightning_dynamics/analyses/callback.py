@@ -7,7 +7,6 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, final
 
 from torch import nn
@@ -16,6 +15,7 @@ from lightning_dynamics.analyses.arguments import COMMON, Data, OnError, check, 
 from lightning_dynamics.analyses.examples import Wanted, advice, explained
 from lightning_dynamics.analyses.history import History
 from lightning_dynamics.analyses.result import AnalysisResult
+from lightning_dynamics.analyses.supply import Supply
 from lightning_dynamics.core.checks import speaking, spoken, warn_of_failure
 from lightning_dynamics.core.context import Context
 from lightning_dynamics.core.distributed import CollectiveFailure, Ranks, require_whole_model
@@ -23,7 +23,6 @@ from lightning_dynamics.core.isolation import Mode, isolated
 from lightning_dynamics.core.lightning import (
     Callback,
     ConfigurationError,
-    move_to_device,
     steps_taken,
     tell,
     training_length,
@@ -33,7 +32,7 @@ from lightning_dynamics.core.objective import LossFn, PredictFn, resolve_functio
 from lightning_dynamics.core.probe import Probe, release_probes
 from lightning_dynamics.core.probe_sources import NoIndex
 from lightning_dynamics.core.quiet import logging_disabled
-from lightning_dynamics.core.recording import Recorded, Recording, as_state, release_recording, shared
+from lightning_dynamics.core.recording import Recorded, release_recording
 from lightning_dynamics.core.schedule import Due, Length, Moment, Never, Schedule
 from lightning_dynamics.core.task import Task
 from lightning_dynamics.core.understanding import release_tasks
@@ -129,7 +128,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         self.shows: Due = self.schedule if shows is None else shows
         self.remembers: Due = Never() if remembers is None else remembers
         self.leaves_out = frozenset(leaves_out)
-        self._wanted = Wanted(
+        wanted = Wanted(
             self.data,
             self.second_data,
             self.num_examples,
@@ -140,6 +139,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
             self.predict_fn,
             given["mode"],
         )
+        self._supply = Supply(wanted)
         self._identity = {
             "data": self.data if isinstance(self.data, str) else type(self.data).__name__,
             "second_data": "second" if not isinstance(self.second_data, str | None) else self.second_data,
@@ -157,10 +157,6 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         self._module: weakref.ref[nn.Module] | None = None
         self._probes: list[Probe] = []
         self._task: Task | None = None
-        self._recorded: list[Recorded] | None = None
-        self._recording: Recording | None = None
-        self._begun: list[Recorded] = []
-        self._waits = False
         self._label = self.group
 
     # ---- what an analysis is -------------------------------------------------------------------------------
@@ -220,7 +216,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         """Refuse what cannot work, as early as it can be known."""
         if stage != "fit":
             return
-        self._forget_recorded()
+        self._supply.forget()
         require_whole_model(trainer)
         own = self.group if self.name is None else f"{self.group}/{self.name}"
         same = [
@@ -237,12 +233,10 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         if self._module is not None and self._module() is not pl_module:
             self._forget()  # another model is fitted with the same callback
         self._module = weakref.ref(pl_module)
-        self._ready, self._waits = False, False
-        self.refusal = None
-        self.mode = self._wanted.mode or "eval"
+        self._ready, self.refusal = False, None
+        self.mode = self._supply.wanted.mode or "eval"
         self._seen_step = steps_taken(trainer)
-        if self._recorded is not None:  # from a checkpoint, on the CPU
-            self._recorded = move_to_device(self._recorded, pl_module.device)
+        self._supply.start(pl_module)
         self._begin(trainer, pl_module)
 
     @final
@@ -254,28 +248,24 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         try:
             with self._undisturbed(module):
                 require_materialized(module)
-                self._probes, task, is_new = self._wanted.understood(trainer, module, self._recorded)
+                self._probes, task, is_new = self._supply.understood(trainer, module)
                 if is_new:
                     tell(str(task))
-                self.mode = self._wanted.chosen_mode(task)
-                if self.mode == "train" and task.as_trained_only and self._wanted.mode is None:
-                    as_trained = replace(self._wanted, mode="train")
-                    self._probes, task, _ = as_trained.understood(trainer, module, self._recorded)
-                self._task, self.loss_fn = task, task.mean_loss(self._wanted.loss_fn)
+                self.mode = self._supply.wanted.chosen_mode(task)
+                self._task, self.loss_fn = task, task.mean_loss(self._supply.wanted.loss_fn)
             with self._undisturbed(module) as streams:
                 self.prepare(self._context(trainer, module, moment, streams))
         except NoIndex as missing:
             error = missing
-            self._waits = self._recorded is None
         except Exception as caught:
             error = explained(caught, task, self.data)
-        if Ranks.of(trainer).any(self._waits):
-            self._waits = True
+        if Ranks.of(trainer).any(self._supply.waits):
+            self._supply.waits = True
             return
         self._ready = not self._failed(trainer, error)
         if error is not None:
             self.refusal = _in_words(error)
-        told = "" if task is None or not self._ready else advice(task, self._wanted.mode)
+        told = "" if task is None or not self._ready else advice(task, self._supply.wanted.mode)
         if told and trainer.is_global_zero:
             warnings.warn(f"{self.speaker}: {told}", stacklevel=2)
         if self._ready and self._history.step is None and self._due(moment):
@@ -284,12 +274,11 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
     @final
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Copy the first minibatches, where the data have no index to choose examples by."""
-        if not self._waits:
+        if not self._supply.waits:
             return
-        self._recording, error = Recording.of(trainer), None
+        error: Exception | None = None
         try:
-            self._recording.go_on(move_to_device(self._begun, pl_module.device))
-            self._recording.see(batch, trainer.current_epoch, batch_idx)
+            self._supply.see(trainer, pl_module, batch, batch_idx)
         except Exception as caught:
             error = caught
         if not self._rests(trainer, error):
@@ -300,28 +289,25 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         """Whether the examples cannot be recorded, in any process."""
         if not self._failed(trainer, error):
             return False
-        self._waits, self.refusal = False, "it failed in another process" if error is None else _in_words(error)
+        self._supply.waits, self.refusal = False, "it failed in another process" if error is None else _in_words(error)
         return True
 
     @final
     def _begin_recorded(self, trainer: Trainer, module: LightningModule, at_least: int) -> None:
-        recording, ranks = Recording.of(trainer), Ranks.of(trainer)
-        if ranks.any(recording.count() * ranks.size < at_least):
+        if not self._supply.has(trainer, at_least):
             return
-        share = -(-self.num_examples // ranks.size)
-        error = None
+        error: Exception | None = None
+        count = 0
         try:
-            self._recorded = shared(recording.first(share), ranks, module)
+            count = self._supply.complete(trainer, module)
         except Exception as caught:
             error = caught
         if self._rests(trainer, error):
             return
-        self._waits = False
-        assert self._recorded is not None
         if trainer.is_global_zero:
             tell(
-                f"{self.speaker}: the training data have no index, so the examples are those of the first "
-                f"{len(self._recorded)} minibatches; it begins at step {self._seen_step}"
+                f"{self.speaker}: the training data have no index, so the examples are those of the first {count} "
+                f"minibatches; it begins at step {self._seen_step}"
             )
         self._begin(trainer, module)
 
@@ -341,7 +327,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
     @final
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Analyse if the schedule says so; validation has run before."""
-        if self._waits:  # a short epoch: with what there is
+        if self._supply.waits:  # a short epoch: with what there is
             self._begin_recorded(trainer, pl_module, at_least=1)
         moment = Moment("epoch", trainer.current_epoch, steps_taken(trainer))
         if self._due(moment):
@@ -370,7 +356,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
     @final
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Free the examples."""
-        self._forget_recorded()
+        self._supply.forget()
         self._release(trainer)
 
     @final
@@ -389,28 +375,21 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
     @final
     def state_dict(self) -> dict[str, Any]:
         """The results kept and the analysis's memory: tensors and plain values only."""
-        state = {"history": self._history.to_state(), "memory": self.memory}
-        if self._recorded is not None:
-            recorded = as_state(self._recorded)
-            return state if recorded is None else state | {"recorded": recorded}
-        # Interrupted while it waits: of several processes, each has its own part, and the checkpoint is one's.
-        if self._waits and self._recording is not None and self._recording.is_whole:
-            return state | {"begun": as_state(self._recording.batches) or []}
-        return state
+        return {"history": self._history.to_state(), "memory": self.memory} | self._supply.state()
 
     @final
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
         self._history.load_state(state_dict["history"], self.result_type)  # type: ignore[arg-type]
         self.memory = state_dict["memory"]
-        self._recorded = state_dict.get("recorded")
-        self._begun = state_dict.get("begun", [])
+        self._supply.load(state_dict)
 
     @final
     @contextmanager
     def only_prepares(self) -> Iterator[None]:
         """Within, it analyses at no moment, and rests where it cannot work; then all is as it was."""
         before = dict(vars(self))
+        self._supply = Supply(self._supply.wanted)
         self.on_error, self.schedule, self.remembers = "warn", Never(), Never()
         self._forget()
         self._module = None
@@ -423,7 +402,7 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
     @final
     def provide(self, recorded: list[Recorded]) -> None:
         """Minibatches for data without an index, instead of those that training would receive."""
-        self._recorded = recorded
+        self._supply.recorded = recorded
 
     # ---- one event -----------------------------------------------------------------------------------------
 
@@ -540,10 +519,6 @@ class AnalysisCallback(Callback, ABC, Generic[R]):
         """How every message begins."""
         own = type(self).__name__
         return own if self._label == self.group else f"{own} ({self._label})"
-
-    @final
-    def _forget_recorded(self) -> None:
-        self._recorded, self._recording, self._begun, self._waits = None, None, [], False
 
     @final
     def _forget(self) -> None:

@@ -84,6 +84,9 @@ class Wanted:
         task, is_new = task_for(
             trainer, module, probes[0], loss_fn=self.loss_fn, predict_fn=self.predict_fn, mode=self.mode or "eval"
         )
+        if self.chosen_mode(task) != (self.mode or "eval"):
+            probes, task, _ = replace(self, mode="train").understood(trainer, module, recorded)
+            return probes, task, is_new
         if task.counter is None and task.loss_known and recorded is None:
             sizes = batch_sizes(trainer.train_dataloader if isinstance(self.data, str) else self.data)
             if len(sizes) == 1:

@@ -87,6 +87,7 @@ class HessianOperator:
         self._graphs: dict[int, tuple[Tensor, list[Tensor | None]]] = {}
         self._losses: dict[int, Tensor] = {}
         self._first: tuple[float, Tensor] | None = None
+        self._is_settled = False
         self.num_examples = sum(self._batches.examples) if num_examples is None else num_examples
         chosen = {id(tensor) for tensor in tensors}
         for parameter in module.parameters():
@@ -172,6 +173,7 @@ class HessianOperator:
     def clear_cache(self) -> None:
         """Let go of the graphs, the loss and the gradient: the parameters have moved."""
         self._graphs, self._losses, self._first = {}, {}, None
+        self._is_settled = False
 
     def _value_and_gradient(self) -> tuple[float, Tensor]:
         if self._first is None:
@@ -194,6 +196,7 @@ class HessianOperator:
 
     def _own(self, directions: list[Tensor] | None) -> Tensor:
         """This process's sums ``(P + 2,)`` float64, weighted by terms; then the loss, and the terms themselves."""
+        self._settle()
         tensors = list(self._parameters.values())
         total = torch.zeros(self.size + 2, dtype=torch.float64, device=self.device)
         pieces = unflatten(total[:-2], self._parameters).values()
@@ -222,6 +225,15 @@ class HessianOperator:
                         dense = part.detach().to_dense() if part.is_sparse else part.detach()
                         piece.add_(dense.to(total.device), alpha=terms)
         return total
+
+    def _settle(self) -> None:
+        """Let embeddings with ``max_norm`` shorten their rows before a graph needs them, all minibatches' at once."""
+        writes = any(getattr(layer, "max_norm", None) is not None for layer in self._module.modules())
+        if writes and not self._is_settled:
+            with torch.no_grad():
+                for place in range(len(self._batches)):
+                    loss(self._module, self._batches.load(place), self._loss_fn)
+        self._is_settled = True
 
     def _gradient_of(self, place: int) -> tuple[Tensor, list[Tensor | None]]:
         """Loss and gradient of one minibatch, with the gradient's graph, which may be kept."""

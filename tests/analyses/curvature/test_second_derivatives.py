@@ -350,3 +350,47 @@ def test_a_module_is_its_own_again_after_float64() -> None:
         assert net.tied is net.cell.weight_ih_l0 and torch.get_default_dtype() is torch.float64
     after = [*net.parameters(), net.scale, net.plain, *net.cell._flat_weights]
     assert all(a is b for a, b in zip(after, held, strict=True)) and torch.get_default_dtype() is torch.float32
+
+
+class Tied(nn.Module):
+    """The output layer shares the weight of an embedding that shortens its rows where they are too long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix = nn.Embedding(7, 4, max_norm=0.5), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(torch.tanh(self.mix(self.embed(x))), self.embed.weight)
+
+
+@pytest.mark.parametrize("size", [64, 16])
+@pytest.mark.parametrize("keep_graphs", [None, True, False])
+def test_rows_that_are_still_too_long(size: int, keep_graphs: bool | None) -> None:
+    """Those of later minibatches are shortened before the graph of an earlier one needs the weight."""
+    torch.manual_seed(0)
+    x, y = torch.arange(64) % 7, torch.arange(64) * 3 % 7
+    net, short = Tied().double(), Tied().double()
+    short.load_state_dict(net.state_dict())
+    short(x)
+    short.embed.max_norm = None
+    rows = hessian(short, lambda module: F.cross_entropy(module(x), y))
+    found = extreme_eigenvalues(
+        net,
+        lambda module, batch: F.cross_entropy(module(batch[0]), batch[1]),
+        [(x[i : i + size], y[i : i + size]) for i in range(0, 64, size)],
+        keep_graphs=keep_graphs,
+    )
+    true = torch.linalg.eigvalsh(rows)
+    assert float(found.largest) == pytest.approx(float(true[-1]), rel=1e-6)
+    assert bool((net.embed.weight.norm(dim=1) > 0.5).any())  # and the module's own are as they were
+
+
+def hessian(module: nn.Module, loss: Callable[[nn.Module], Tensor]) -> Tensor:
+    """Row by row."""
+    weights = list(module.parameters())
+    gradient = flat(torch.autograd.grad(loss(module), weights, create_graph=True))
+    return torch.stack([flat(torch.autograd.grad(one, weights, retain_graph=True)) for one in gradient])
+
+
+def flat(tensors: Any) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])

@@ -87,6 +87,9 @@ class Sample:
                     axes[path] = fitting[0]
                 else:
                     unplaced.append(path)
+            for path, node in walk(batch):  # names and the like, one for each example
+                if isinstance(node, list) and len(node) == size and not tensors(node):
+                    axes[path] = LIST
         return axes, unplaced, list(range(min(len(self.probe.batches[0]), FEW)))
 
     def batch_of(self, numbers: Sequence[int]) -> Any:

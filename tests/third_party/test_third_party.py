@@ -19,12 +19,12 @@ CASES = {label: case for cases in THIRD_PARTY.values() for label, case in cases.
 
 
 IN_SHORT = ("LandscapeCallback", "VoGCallback")
-"""What hand-written modules are tried with in `make test`: the loss and the accuracy, the gradients of examples."""
+"""What modules are tried with in `make test`: the loss and the accuracy, the gradients of examples; else `test-all`."""
 
 
 def _parameter(label: str, name: str) -> Any:
     marks: list[Any] = []
-    if label in BY_HAND and name not in IN_SHORT:
+    if name not in IN_SHORT:
         marks.append(pytest.mark.exhaustive)
     return pytest.param(label, name, marks=marks, id=f"{label}-{name}")
 
